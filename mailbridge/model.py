@@ -1,0 +1,282 @@
+"""The nouns of mailbridge. Frozen values; this module imports only the standard library.
+
+Times are aware ``datetime`` values in UTC; durations are seconds unless they are
+``timedelta``; sizes are bytes. The words are those of the glossary in the README.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+Protocol = Literal["imap", "pop3"]
+
+
+def aware(moment: datetime) -> datetime:
+    """Return ``moment`` in UTC; a naive one is refused, since nobody knows what it means."""
+    if moment.tzinfo is None:
+        msg = f"naive datetime {moment!r}"
+        raise ValueError(msg)
+    return moment.astimezone(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRef:
+    """Where a message lies on the server. IMAP fills UIDVALIDITY and UID, POP3 the UIDL."""
+
+    mailbox: str
+    folder: str
+    protocol: Protocol = "imap"
+    uidvalidity: int = 0
+    uid: int = 0
+    uidl: str = ""
+
+    @property
+    def message_id(self) -> str:
+        """The webhook-id: ``msg_`` and 26 base32 characters, derived from this place alone.
+
+        No key and no counter goes in, so it is the same over retries, restarts, replay and
+        even after the database was lost (docs/reliability: at least once, never under two ids).
+        """
+        place: list[object] = [self.mailbox, self.folder]
+        place += [self.uidl] if self.protocol == "pop3" else [self.uidvalidity, self.uid]
+        return derived_id("mail", place)
+
+    def source(self) -> dict[str, Any]:
+        """The ``data.source`` object of a webhook."""
+        if self.protocol == "pop3":
+            return {"protocol": "pop3", "uidl": self.uidl}
+        return {"protocol": "imap", "uidvalidity": self.uidvalidity, "uid": self.uid}
+
+
+def derived_id(kind: str, parts: list[object]) -> str:
+    """Return ``msg_`` + 26 base32 characters (130 bits of SHA-256) for these parts."""
+    text = json.dumps(["mailbridge/1", kind, *parts], ensure_ascii=False, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return "msg_" + base64.b32encode(digest).decode("ascii")[:26]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawMessage:
+    """The bytes of a message as they came, with their place and the server's INTERNALDATE."""
+
+    ref: MessageRef
+    raw: bytes = field(repr=False)
+    received_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """How far a folder was read: every UID up to ``uid`` is stored or stands in the gap list.
+
+    ``baseline_uid`` and ``since`` tell what lay in the folder before the watch began: UIDs up
+    to ``baseline_uid`` are wanted only from INTERNALDATE ``since`` on (``None``: all of them).
+    ``watching_since`` is when the watch began; after a change of UIDVALIDITY, mail received
+    after it and matched by nothing known is delivered, never baselined away.
+    """
+
+    mailbox: str
+    folder: str
+    uidvalidity: int
+    uid: int
+    baseline_uid: int = 0
+    since: date | None = None
+    watching_since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A message that the server listed and would not give. Kept, retried, shown, never skipped."""
+
+    ref: MessageRef
+    reason: str
+    tries: int
+    first_at: datetime
+    due_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one fetch brings into one transaction of the store.
+
+    ``messages`` become durable with one delivery for each of ``sinks``. ``known`` are places
+    whose message the store already has under another place (``known_as``, after a change of
+    UIDVALIDITY): remembered, not delivered. ``gaps`` are written or updated, ``vanished`` are
+    gaps that the server no longer lists. ``checkpoint`` replaces the folder's checkpoint.
+    """
+
+    mailbox: str
+    folder: str
+    checkpoint: Checkpoint
+    sinks: tuple[str, ...] = ()
+    messages: tuple[RawMessage, ...] = ()
+    known: tuple[tuple[MessageRef, str], ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    vanished: tuple[MessageRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What an ``accept`` did: messages that are new in the store, and those it already had."""
+
+    new: int
+    known: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """What a stored message is recognised by when its UID is worth nothing any more."""
+
+    id: str
+    uid: int
+    message_id: str
+    received_at: datetime | None
+    size: int
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery is. ``deferred`` in commands means queued after at least one attempt."""
+
+    #: waits for its time
+    QUEUED = "queued"
+    #: in the hands of a dispatcher, until its lease ends
+    CLAIMED = "claimed"
+    #: answered 2xx
+    DELIVERED = "delivered"
+    #: given up; a person sees it and can retry it
+    DEAD = "dead"
+    #: kept back by a rule until a person releases it
+    HELD = "held"
+    #: dropped by a person
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One event on its way to one sink, claimed: ``fence`` guards against a former owner.
+
+    ``type`` is the event type. A ``mail.received`` has ``mail`` (its raw bytes are rendered
+    at delivery); every other event has ``body``, the finished ``data`` object.
+    """
+
+    id: int
+    sink: str
+    event_id: str
+    type: str
+    mailbox: str
+    created_at: datetime
+    #: attempts made before this one
+    attempts: int
+    #: when the budget of seven days began: acceptance, or the replay
+    first_due_at: datetime
+    sequence: int
+    replay: int = 0
+    fence: int
+    mail: StoredMail | None = None
+    body: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMail:
+    """A message as the store gives it back."""
+
+    id: str
+    ref: MessageRef
+    address: str
+    received_at: datetime | None
+    accepted_at: datetime
+    raw: bytes = field(repr=False)
+    raw_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """A request ready to be sent: the exact bytes that are signed, and their type."""
+
+    delivery: Delivery
+    body: bytes = field(repr=False)
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """The sink took it. ``status`` is the HTTP status, ``detail`` a short extract of the answer."""
+
+    status: int
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deferred:
+    """Try later. ``retry_after`` are the seconds that the sink asked for, already sane."""
+
+    reason: str
+    status: int | None = None
+    detail: str = ""
+    retry_after: float | None = None
+    #: the sink itself is in trouble (not this message): counts towards its alert
+    sink_fault: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """The sink does not want this message; it is tried three times, then set aside."""
+
+    reason: str
+    status: int | None = None
+    detail: str = ""
+
+
+Outcome = Delivered | Deferred | Rejected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """Decision: the delivery is over and well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Decision: queued again, due at this moment."""
+
+    due_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dead:
+    """Decision: a dead letter, for a person to see."""
+
+    reason: str
+
+
+Decision = Done | Retry | Dead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """What one attempt came to, for the store: outcome, decision, and how it went."""
+
+    delivery: Delivery
+    outcome: Outcome
+    decision: Decision
+    started_at: datetime
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """An event that is not a mail: ``mailbox.degraded``, ``mail.vanished``, ``delivery.dead``, …
+
+    ``data`` is the event's data object (without ``id``, which is ``id``).
+    """
+
+    id: str
+    type: str
+    mailbox: str
+    at: datetime
+    data: dict[str, Any]

@@ -1,0 +1,1 @@
+"""Where events go: one module per kind of destination, behind the seam of ``base``."""

@@ -1,0 +1,1 @@
+"""The durable middle: messages, checkpoints, gaps and deliveries, on SQLite or PostgreSQL."""
