@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from enum import StrEnum
@@ -59,6 +60,18 @@ def derived_id(kind: str, parts: list[object]) -> str:
     text = json.dumps(["mailbridge/1", kind, *parts], ensure_ascii=False, separators=(",", ":"))
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return "msg_" + base64.b32encode(digest).decode("ascii")[:26]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessToken:
+    """A bearer token and when it ends. Its value is in no repr."""
+
+    value: str = field(repr=False)
+    expires_at: datetime
+
+
+#: gives a token with enough life left for a new session; raises the errors of ``errors``
+TokenSource = Callable[[], Awaitable[AccessToken]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
