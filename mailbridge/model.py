@@ -49,7 +49,7 @@ class MessageRef:
         return derived_id("mail", place)
 
     def source(self) -> dict[str, Any]:
-        """The ``data.source`` object of a webhook."""
+        """Return the ``data.source`` object of a webhook."""
         if self.protocol == "pop3":
             return {"protocol": "pop3", "uidl": self.uidl}
         return {"protocol": "imap", "uidvalidity": self.uidvalidity, "uid": self.uid}
@@ -283,7 +283,7 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """An event that is not a mail: ``mailbox.degraded``, ``mail.vanished``, ``delivery.dead``, …
+    """An event that is not a mail, for instance ``mailbox.degraded`` or ``delivery.dead``.
 
     ``data`` is the event's data object (without ``id``, which is ``id``).
     """

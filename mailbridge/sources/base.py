@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from mailbridge.model import Batch, Checkpoint, Fingerprint, Gap, MessageRef
@@ -34,7 +35,10 @@ class Session(Protocol):
 
     Not shared between tasks. Every method raises the errors of ``mailbridge.errors`` and
     nothing else; after a ``TemporaryError`` the session is closed and a new one is opened.
+    ``expires_at`` is when the session has to be replaced, well before its token ends.
     """
+
+    expires_at: datetime
 
     def fetch(self, known: Known, fingerprints: Fingerprints) -> AsyncIterator[Batch]:
         """Yield batches (bounded in messages and bytes) of what lies beyond the checkpoint.

@@ -56,12 +56,14 @@ class DispatchStore(Protocol):
     """A ``Protocol``: what the dispatcher of one sink needs."""
 
     async def claim(
-        self, sink: str, *, limit: int, max_bytes: int, lease: float
+        self, sink: str, *, limit: int, max_bytes: int, lease: float, alone: bool = False
     ) -> Sequence[Delivery]:
         """Take deliveries that are due, oldest first, for ``lease`` seconds, with their bytes.
 
         At least one is returned if any is due, however large; more only while the sum of raw
         bytes stays within ``max_bytes``. The claim is committed before this returns.
+        Deliveries that were in hand at three deaths of the daemon in a row are passed over,
+        unless ``alone``: then at most one of those is returned, and nothing else.
         """
 
     async def renew(self, deliveries: Sequence[Delivery], *, lease: float) -> None:
