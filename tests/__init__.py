@@ -1,0 +1,1 @@
+"""The tests of mailbridge: unit, contract, integration and end-to-end."""
