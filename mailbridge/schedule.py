@@ -1,0 +1,67 @@
+"""The clock: APScheduler's triggers wake intakes and run the chores. It owns no mail.
+
+Jobs live in memory and may coalesce: a missed wake-up is no loss, since a look always fetches
+everything beyond the checkpoint.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+
+class Schedule:
+    """Wakes and chores on a clock. ``start`` needs a running event loop."""
+
+    def __init__(self, *, now: Callable[[], datetime], rng: random.Random) -> None:
+        self._now = now
+        self._rng = rng
+        self._scheduler = AsyncIOScheduler(
+            timezone="UTC",
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+
+    def wake_every(self, seconds: float, wake: Callable[[], None], *, name: str) -> None:
+        """Call ``wake`` every ``seconds``, beginning somewhere within the first interval.
+
+        The beginning is drawn by lot and each later call gets a jitter of up to a tenth of the
+        interval, so that a thousand mailboxes with one interval don't sign in together.
+        """
+        first = self._now() + timedelta(seconds=self._rng.uniform(0.0, seconds))
+        trigger = IntervalTrigger(
+            seconds=seconds, start_date=first, jitter=seconds / 10, timezone="UTC"
+        )
+        self._scheduler.add_job(_async(wake), trigger, name=name)
+
+    def wake_cron(self, expression: str, wake: Callable[[], None], *, name: str) -> None:
+        """Call ``wake`` as the five fields of a crontab say, in the machine's local time."""
+        trigger = CronTrigger.from_crontab(expression)
+        trigger.jitter = 5
+        self._scheduler.add_job(_async(wake), trigger, name=name)
+
+    def chore(self, seconds: float, work: Callable[[], Awaitable[None]], *, name: str) -> None:
+        """Await ``work`` every ``seconds``; a chore that takes longer is not started twice."""
+        trigger = IntervalTrigger(seconds=seconds, timezone="UTC")
+        self._scheduler.add_job(work, trigger, name=name)
+
+    def start(self) -> None:
+        """Start the clock."""
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Stop the clock; a chore under way is cancelled, which every chore survives."""
+        self._scheduler.shutdown(wait=False)
+
+
+def _async(wake: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    """Keep the call on the event loop: APScheduler runs plain functions in a thread."""
+
+    async def call() -> None:
+        wake()
+
+    return call

@@ -1,0 +1,50 @@
+"""What systemd wants to hear: ready, alive, stopping. Without systemd every call is a no-op."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Final
+
+#: bytes of a status text; systemd shows one line
+STATUS_LIMIT: Final = 200
+
+
+class Service:
+    """The notification socket of systemd (sd_notify(3)), read once from the environment."""
+
+    def __init__(self, environ: dict[str, str] | None = None) -> None:
+        env = dict(os.environ) if environ is None else environ
+        self._address = env.get("NOTIFY_SOCKET", "")
+        usec = env.get("WATCHDOG_USEC", "")
+        #: seconds between two signs of life that systemd expects, 0 without a watchdog
+        self.watchdog_seconds = int(usec) / 1_000_000 if usec.isdigit() else 0.0
+
+    def ready(self, status: str) -> None:
+        """Tell that the daemon is up and works."""
+        self._send(f"READY=1\nSTATUS={_line(status)}")
+
+    def status(self, status: str) -> None:
+        """Set the line that ``systemctl status`` shows."""
+        self._send(f"STATUS={_line(status)}")
+
+    def alive(self) -> None:
+        """Feed the watchdog. To be called only while every supervised loop moves."""
+        self._send("WATCHDOG=1")
+
+    def stopping(self) -> None:
+        """Tell that the stop has begun."""
+        self._send("STOPPING=1\nSTATUS=stopping")
+
+    def _send(self, text: str) -> None:
+        if not self._address:
+            return
+        # A leading @ stands for the abstract namespace (sd_notify(3)).
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.connect(address)
+            channel.sendall(text.encode())
+
+
+def _line(text: str) -> str:
+    return text.replace("\n", " ")[:STATUS_LIMIT]

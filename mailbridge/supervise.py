@@ -1,0 +1,242 @@
+"""Keeps the loops alive by proven progress: backs off, parks, reports.
+
+The state of one folder::
+
+    starting ──proven check──▶ ok ◀──proven check── degraded | parked
+       │                        │
+       └── failing, overdue ────┴──▶ degraded (temporary: back off and try again)
+                                └──▶ parked   (a person must act: again every 15 minutes)
+
+This is the only place that catches what the intakes raise. Temporary and unknown errors back
+off with jitter, permanent ones park that folder alone; the others never wait for it. A check
+that is wanted and shows no progress for ``OVERDUE`` seconds is blindness, whatever the cause:
+the folder is reported as degraded and its session is torn down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from mailbridge.errors import (
+    MailbridgeError,
+    PermanentError,
+    StoreFull,
+    StoreRefused,
+    TemporaryError,
+    Throttled,
+)
+from mailbridge.health import Sight
+from mailbridge.intake import Intake
+from mailbridge.model import Notice, derived_id
+from mailbridge.store.base import IntakeStore
+
+log = structlog.get_logger()
+
+#: seconds: first wait, longest wait, and the wait after a permanent error
+FIRST_WAIT: Final = 1.0
+LONGEST_WAIT: Final = 300.0
+PARKED_WAIT: Final = 900.0
+#: seconds between two tries while the disk is full: the space may come back any time
+FULL_WAIT: Final = 10.0
+#: seconds that "authenticated but not connected" asks for at least: fast reconnects prolong it
+NOT_CONNECTED_WAIT: Final = 60.0
+#: seconds without progress of a wanted check after which the folder counts as unseen
+OVERDUE: Final = 45.0
+#: seconds without progress after which the session is torn down (longer than any read timeout)
+TORN_DOWN: Final = 120.0
+#: seconds that a failure may last before the ``mailbox.degraded`` event is sent
+ANNOUNCE_AFTER: Final = 30.0
+#: seconds between two looks of the watch
+TICK: Final = 5.0
+
+
+def backoff(failures: int, error: MailbridgeError | None, rng: random.Random) -> float:
+    """Return the seconds to wait after the ``failures``-th failure in a row (from 1).
+
+    Doubling from one second to five minutes, +-20 % so that a thousand mailboxes don't come
+    back together; never before a server's own ``retry_after``.
+    """
+    jitter = rng.uniform(0.8, 1.2)
+    if isinstance(error, PermanentError):
+        return PARKED_WAIT * jitter
+    if isinstance(error, StoreFull):
+        return FULL_WAIT * jitter
+    wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(failures - 1, 20)) * jitter
+    if isinstance(error, Throttled):
+        return error.retry_after + rng.uniform(0.0, 0.1 * error.retry_after)
+    if error is not None and error.code == "imap.not_connected":
+        return max(wait, NOT_CONNECTED_WAIT * jitter)
+    return wait
+
+
+class Supervisor:
+    """Runs intakes side by side; one folder's trouble delays no other."""
+
+    def __init__(
+        self,
+        *,
+        store: IntakeStore,
+        listeners: Callable[[str], Sequence[str]],
+        on_notice: Callable[[], None],
+        now: Callable[[], datetime],
+        rng: random.Random,
+    ) -> None:
+        self._store = store
+        self._listeners = listeners
+        self._on_notice = on_notice
+        self._now = now
+        self._rng = rng
+        self._intakes: list[Intake] = []
+        self._lives: dict[Intake, asyncio.Task[None]] = {}
+
+    async def run(self, intakes: Sequence[Intake]) -> None:
+        """Keep every intake going until cancelled. Raises only what the store cannot survive."""
+        self._intakes = list(intakes)
+        async with asyncio.TaskGroup() as group:
+            for intake in intakes:
+                group.create_task(self._keep(intake))
+            group.create_task(self._watch())
+
+    async def _keep(self, intake: Intake) -> None:
+        while True:
+            life = asyncio.create_task(intake.live())
+            self._lives[intake] = life
+            try:
+                await asyncio.wait({life})
+            finally:
+                if not life.done():
+                    life.cancel()
+                    await asyncio.wait({life})
+            error = _outcome(life)
+            if error is None:
+                continue
+            if isinstance(error, StoreRefused):
+                raise error
+            await self._pause(intake, error)
+
+    async def _pause(self, intake: Intake, error: BaseException) -> None:
+        """Note the failure, say it, and wait as long as this kind of failure asks for."""
+        known = error if isinstance(error, MailbridgeError) else None
+        health, now = intake.health, self._now()
+        cause = str(error) if known else f"internal error: {type(error).__name__}"
+        health.failed(
+            now,
+            cause=cause,
+            code=known.code if known else "internal",
+            fix=known.fix if known else "",
+            parked=isinstance(error, PermanentError),
+        )
+        seconds = backoff(health.failures, known, self._rng)
+        health.next_try = now + timedelta(seconds=seconds)
+        if isinstance(error, Throttled):
+            health.throttled_until = health.next_try
+        self._say(intake, error, seconds)
+        if isinstance(error, PermanentError):
+            await self._announce(intake)
+        await asyncio.sleep(seconds)
+
+    def _say(self, intake: Intake, error: BaseException, seconds: float) -> None:
+        health = intake.health
+        facts = {
+            "mailbox": intake.mailbox,
+            "folder": intake.folder,
+            "code": health.code,
+            "error": health.cause,
+            "failures": health.failures,
+            "retry_in": round(seconds, 1),
+        }
+        if isinstance(error, PermanentError):
+            log.error("mailbox.parked", **facts, fix=health.fix)
+        elif isinstance(error, TemporaryError):
+            log.warning("session.lost", **facts)
+        else:
+            log.error("intake.bug", **facts, exc_info=error)
+
+    # --- the watch
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            for intake in self._intakes:
+                await self._look_at(intake)
+
+    async def _look_at(self, intake: Intake) -> None:
+        health, now = intake.health, self._now()
+        if health.overdue(now, OVERDUE) and health.sight in {Sight.OK, Sight.STARTING}:
+            health.sight = Sight.DEGRADED
+            health.failing_since = health.wanted_since
+            health.code = "overdue"
+            health.cause = f"a check is due and shows no progress for over {OVERDUE:.0f} s"
+            log.warning("mailbox.overdue", mailbox=intake.mailbox, folder=intake.folder)
+        if health.overdue(now, TORN_DOWN) and health.next_try is None:
+            # Not failing, not waiting, not moving: whatever holds it, a new session is better.
+            log.error("session.torn_down", mailbox=intake.mailbox, folder=intake.folder)
+            health.wanted_since = now
+            self._lives[intake].cancel()
+        failing = health.failing_since
+        if failing is not None and (now - failing).total_seconds() >= ANNOUNCE_AFTER:
+            await self._announce(intake)
+        elif health.sight is Sight.OK and health.announced:
+            await self._announce_recovery(intake)
+
+    async def _announce(self, intake: Intake) -> None:
+        health = intake.health
+        if health.announced:
+            return
+        since = health.failing_since or self._now()
+        data = {
+            "folder": intake.folder,
+            "state": str(health.sight),
+            "code": health.code,
+            "cause": health.cause,
+            "fix": health.fix,
+            "since": _text(since),
+            "last_check": _text(health.last_check) if health.last_check else None,
+        }
+        if await self._notify(intake, "mailbox.degraded", since, data):
+            health.announced = _text(since)
+            log.error(
+                "mailbox.degraded",
+                mailbox=intake.mailbox,
+                folder=intake.folder,
+                code=health.code,
+                cause=health.cause,
+            )
+
+    async def _announce_recovery(self, intake: Intake) -> None:
+        health = intake.health
+        data = {"folder": intake.folder, "since": health.announced}
+        if await self._notify(intake, "mailbox.recovered", self._now(), data):
+            health.announced = ""
+            log.info("mailbox.recovered", mailbox=intake.mailbox, folder=intake.folder)
+
+    async def _notify(
+        self, intake: Intake, kind: str, at: datetime, data: Mapping[str, object]
+    ) -> bool:
+        """Queue the event; while the store cannot take it, the next look tries again."""
+        parts: list[object] = [kind, intake.mailbox, intake.folder, _text(at)]
+        name = derived_id("notice", parts)
+        notice = Notice(id=name, type=kind, mailbox=intake.mailbox, at=at, data=dict(data))
+        with suppress(TemporaryError):
+            await self._store.notify([notice], self._listeners(intake.mailbox))
+            self._on_notice()
+            return True
+        return False
+
+
+def _outcome(life: asyncio.Task[None]) -> BaseException | None:
+    """Return what ended a session: nothing, an error, or our own tearing down."""
+    if life.cancelled():
+        return TemporaryError("the session showed no progress and was torn down", code="overdue")
+    return life.exception()
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
