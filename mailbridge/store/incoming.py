@@ -1,0 +1,397 @@
+"""The intake's side: what comes in, in the transaction that makes it ours.
+
+Every function works inside the transaction of its ``connection`` and commits nothing itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from mailbridge.model import (
+    Accepted,
+    Batch,
+    Checkpoint,
+    DeliveryState,
+    Fingerprint,
+    Gap,
+    MessageRef,
+    Notice,
+    Protocol,
+    RawMessage,
+)
+from mailbridge.store.dialect import chunks, upsert
+from mailbridge.store.scan import message_id, storable
+from mailbridge.store.tables import (
+    Kept,
+    Settle,
+    checkpoints,
+    deliveries,
+    gaps,
+    messages,
+    micros,
+    moment,
+    moment_or_none,
+    raw,
+    sequences,
+)
+
+MAIL: Final = "mail.received"
+
+_IDS: Final[sa.BindParameter[Any]] = sa.bindparam("ids", expanding=True)
+_KNOWN: Final = sa.select(messages.c.id).where(messages.c.id.in_(_IDS))
+_NUMBERS: Final = sa.select(messages.c.id, messages.c.pk).where(messages.c.id.in_(_IDS))
+_SINKS_OF: Final = sa.select(deliveries.c.sink).where(deliveries.c.event_id == sa.bindparam("id"))
+_CLOSE_GAPS: Final = gaps.delete().where(gaps.c.id.in_(_IDS))
+_SETTLED: Final = (
+    messages.update()
+    .where(messages.c.id.in_(_IDS), messages.c.settle == Settle.WANTED)
+    .values(settle=Settle.DONE, settled_at=sa.bindparam("at"))
+)
+
+
+def read_ref(row: Any) -> MessageRef:
+    """Return the place that a row of ``messages`` or ``gaps`` tells."""
+    protocol: Protocol = row.protocol
+    return MessageRef(
+        mailbox=row.mailbox,
+        folder=row.folder,
+        protocol=protocol,
+        uidvalidity=row.uidvalidity,
+        uid=row.uid,
+        uidl=row.uidl,
+    )
+
+
+def _place(ref: MessageRef, key: str) -> dict[str, Any]:
+    return {
+        "id": key,
+        "mailbox": ref.mailbox,
+        "folder": storable(ref.folder),
+        "protocol": ref.protocol,
+        "uidvalidity": ref.uidvalidity,
+        "uid": ref.uid,
+        "uidl": storable(ref.uidl),
+    }
+
+
+def accept(
+    connection: sa.Connection, batch: Batch, *, address: str, settles: bool, now: int
+) -> Accepted:
+    """Write a batch; see ``IntakeStore.accept``."""
+    offered = {message.ref.message_id: message for message in batch.messages}
+    renamed = {ref.message_id: (ref, former) for ref, former in batch.known}
+    stored = _already(connection, [*offered, *renamed, *(gap.ref.message_id for gap in batch.gaps)])
+    new = {key: message for key, message in offered.items() if key not in stored}
+    common = {
+        "address": address,
+        "accepted_at": now,
+        "settle": Settle.WANTED if settles else Settle.NOT_WANTED,
+    }
+    if new:
+        _write_messages(connection, new, batch.sinks, common)
+        events = _events(connection, new, now)
+        for sink in sorted(set(batch.sinks)):
+            write_deliveries(connection, batch.mailbox, sink, events, now)
+    known = {key: value for key, value in renamed.items() if key not in stored and key not in new}
+    if known:
+        _write_known(connection, known, common)
+    _close_gaps(connection, [*offered, *renamed])
+    _write_gaps(connection, [gap for gap in batch.gaps if gap.ref.message_id not in stored])
+    if batch.vanished:
+        for ids in chunks([ref.message_id for ref in batch.vanished]):
+            connection.execute(
+                gaps.update().where(gaps.c.id.in_(ids), gaps.c.vanished_at.is_(None)),
+                {"vanished_at": now},
+            )
+    _write_checkpoint(connection, batch.checkpoint, now=now, accepted=bool(new))
+    return Accepted(new=len(new), known=len(batch.messages) - len(new))
+
+
+def _already(connection: sa.Connection, ids: list[str]) -> set[str]:
+    found: set[str] = set()
+    for chunk in chunks(ids):
+        found.update(connection.execute(_KNOWN, {"ids": chunk}).scalars())
+    return found
+
+
+def _write_messages(
+    connection: sa.Connection,
+    new: dict[str, RawMessage],
+    sinks: Sequence[str],
+    common: dict[str, Any],
+) -> None:
+    rows = [
+        common
+        | _place(message.ref, key)
+        | {
+            "message_id": message_id(message.raw),
+            "received_at": None if message.received_at is None else micros(message.received_at),
+            "size": len(message.raw),
+            "sha256": hashlib.sha256(message.raw).hexdigest(),
+            "routed": len(set(sinks)),
+            "kept": Kept.RAW,
+        }
+        for key, message in new.items()
+    ]
+    connection.execute(messages.insert(), rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What is to be delivered: a stored mail (``message``, its row) or a finished ``body``."""
+
+    id: str
+    type: str
+    message: int | None = None
+    body: str | None = None
+    created_at: int
+    replay: int = 0
+
+
+def _events(connection: sa.Connection, new: dict[str, RawMessage], now: int) -> list[Event]:
+    """Write the raw bytes of new messages; returns their events."""
+    numbers: dict[str, int] = {}
+    for ids in chunks(list(new)):
+        numbers.update(connection.execute(_NUMBERS, {"ids": ids}).tuples().all())
+    connection.execute(
+        raw.insert(),
+        [{"message": numbers[key], "bytes": message.raw} for key, message in new.items()],
+    )
+    return [Event(id=key, type=MAIL, message=numbers[key], created_at=now) for key in new]
+
+
+def write_deliveries(
+    connection: sa.Connection, mailbox: str, sink: str, events: Sequence[Event], now: int
+) -> None:
+    """Queue events for a sink, due at once, under the next sequence numbers."""
+    if not events:
+        return
+    first = next_sequence(connection, mailbox, sink, len(events))
+    rows = [
+        {
+            "message": event.message,
+            "event_id": event.id,
+            "type": event.type,
+            "body": event.body,
+            "sink": sink,
+            "mailbox": mailbox,
+            "state": DeliveryState.QUEUED.value,
+            "attempts": 0,
+            "rescues": 0,
+            "due_at": now,
+            "first_due_at": now,
+            "fence": 0,
+            "sequence": first + offset,
+            "replay": event.replay,
+            "created_at": event.created_at,
+        }
+        for offset, event in enumerate(events)
+    ]
+    connection.execute(deliveries.insert(), rows)
+
+
+def next_sequence(connection: sa.Connection, mailbox: str, sink: str, count: int) -> int:
+    """Take ``count`` sequence numbers of this mailbox and sink; returns the first."""
+    statement = upsert(connection, sequences, {"last": sequences.c.last + count})
+    last: int = connection.execute(
+        statement.returning(sequences.c.last), {"mailbox": mailbox, "sink": sink, "last": count}
+    ).scalar_one()
+    return last - count + 1
+
+
+def _write_known(
+    connection: sa.Connection, known: dict[str, tuple[MessageRef, str]], common: dict[str, Any]
+) -> None:
+    """Remember new places of stored messages, with what the next change recognises them by."""
+    former: dict[str, Any] = {}
+    for ids in chunks([name for _, name in known.values()]):
+        found = connection.execute(messages.select().where(messages.c.id.in_(ids)))
+        former.update({row.id: row for row in found})
+    rows = []
+    for key, (ref, name) in known.items():
+        row = former.get(name)
+        rows.append(
+            common
+            | _place(ref, key)
+            | {
+                "message_id": row.message_id if row else None,
+                "received_at": row.received_at if row else None,
+                "size": row.size if row else 0,
+                "sha256": row.sha256 if row else "",
+                # One step to the message itself, however often the folder was renumbered.
+                "known_as": (row.known_as if row else None) or name,
+                "routed": 0,
+                "kept": Kept.LOG,
+            }
+        )
+    connection.execute(messages.insert(), rows)
+
+
+def _close_gaps(connection: sa.Connection, ids: list[str]) -> None:
+    for chunk in chunks(ids):
+        connection.execute(_CLOSE_GAPS, {"ids": chunk})
+
+
+def _write_gaps(connection: sa.Connection, found: Sequence[Gap]) -> None:
+    if not found:
+        return
+    statement = upsert(connection, gaps, {"first_at": gaps.c.first_at})
+    rows = [
+        _place(gap.ref, gap.ref.message_id)
+        | {
+            "reason": storable(gap.reason),
+            "tries": gap.tries,
+            "first_at": micros(gap.first_at),
+            "due_at": micros(gap.due_at),
+            "vanished_at": None,
+        }
+        for gap in found
+    ]
+    connection.execute(statement, rows)
+
+
+def _write_checkpoint(
+    connection: sa.Connection, new: Checkpoint, *, now: int, accepted: bool
+) -> None:
+    statement = upsert(
+        connection,
+        checkpoints,
+        None if accepted else {"accepted_at": checkpoints.c.accepted_at},
+    )
+    connection.execute(
+        statement,
+        {
+            "mailbox": new.mailbox,
+            "folder": storable(new.folder),
+            "uidvalidity": new.uidvalidity,
+            "uid": new.uid,
+            "baseline_uid": new.baseline_uid,
+            "since": None if new.since is None else new.since.isoformat(),
+            "watching_since": micros(new.watching_since),
+            "updated_at": now,
+            "accepted_at": now if accepted else None,
+        },
+    )
+
+
+def read_checkpoint(row: Any) -> Checkpoint:
+    """Return the checkpoint that a row tells."""
+    return Checkpoint(
+        mailbox=row.mailbox,
+        folder=row.folder,
+        uidvalidity=row.uidvalidity,
+        uid=row.uid,
+        baseline_uid=row.baseline_uid,
+        since=None if row.since is None else date.fromisoformat(row.since),
+        watching_since=moment(row.watching_since),
+    )
+
+
+def checkpoint(connection: sa.Connection, mailbox: str, folder: str) -> Checkpoint | None:
+    """See ``IntakeStore.checkpoint``."""
+    row = connection.execute(
+        checkpoints.select().where(
+            checkpoints.c.mailbox == mailbox, checkpoints.c.folder == storable(folder)
+        )
+    ).one_or_none()
+    return None if row is None else read_checkpoint(row)
+
+
+def gaps_due(connection: sa.Connection, mailbox: str, folder: str, now: int) -> list[Gap]:
+    """See ``IntakeStore.gaps_due``."""
+    rows = connection.execute(
+        gaps.select()
+        .where(
+            gaps.c.mailbox == mailbox,
+            gaps.c.folder == storable(folder),
+            gaps.c.vanished_at.is_(None),
+            gaps.c.due_at <= now,
+        )
+        .order_by(gaps.c.due_at, gaps.c.uid)
+    )
+    return [
+        Gap(
+            ref=read_ref(row),
+            reason=row.reason,
+            tries=row.tries,
+            first_at=moment(row.first_at),
+            due_at=moment(row.due_at),
+        )
+        for row in rows
+    ]
+
+
+def fingerprints(
+    connection: sa.Connection, mailbox: str, folder: str, uidvalidity: int
+) -> list[Fingerprint]:
+    """See ``IntakeStore.fingerprints``; the id is that of the message under its first place."""
+    rows = connection.execute(
+        sa.select(
+            sa.func.coalesce(messages.c.known_as, messages.c.id).label("id"),
+            messages.c.uid,
+            messages.c.message_id,
+            messages.c.received_at,
+            messages.c.size,
+        )
+        .where(
+            messages.c.mailbox == mailbox,
+            messages.c.folder == storable(folder),
+            messages.c.uidvalidity == uidvalidity,
+        )
+        .order_by(messages.c.uid)
+    )
+    return [
+        Fingerprint(
+            id=row.id,
+            uid=row.uid,
+            message_id=row.message_id or "",
+            received_at=moment_or_none(row.received_at),
+            size=row.size,
+        )
+        for row in rows
+    ]
+
+
+def unsettled(connection: sa.Connection, mailbox: str, folder: str, limit: int) -> list[MessageRef]:
+    """See ``IntakeStore.unsettled``."""
+    rows = connection.execute(
+        messages.select()
+        .where(
+            messages.c.mailbox == mailbox,
+            messages.c.folder == storable(folder),
+            # Written out, so that the planner sees that the partial index holds these rows.
+            sa.text("settle = 1"),
+        )
+        .order_by(messages.c.pk)
+        .limit(limit)
+    )
+    return [read_ref(row) for row in rows]
+
+
+def settled(connection: sa.Connection, refs: Sequence[MessageRef], now: int) -> None:
+    """See ``IntakeStore.settled``."""
+    for ids in chunks([ref.message_id for ref in refs]):
+        connection.execute(_SETTLED, {"ids": ids, "at": now})
+
+
+def notify(
+    connection: sa.Connection, notices: Sequence[Notice], sinks: Sequence[str], now: int
+) -> None:
+    """See ``IntakeStore.notify``."""
+    for notice in notices:
+        there = set(connection.execute(_SINKS_OF, {"id": notice.id}).scalars())
+        event = Event(
+            id=notice.id,
+            type=notice.type,
+            body=json.dumps(notice.data, separators=(",", ":")),
+            created_at=micros(notice.at),
+        )
+        for sink in sorted(set(sinks) - there):
+            write_deliveries(connection, notice.mailbox, sink, [event], now)

@@ -1,0 +1,360 @@
+"""The dispatcher's side: claiming what is due, and writing what came of it.
+
+::
+
+    queued ──claim──▶ claimed ──Done──▶ delivered
+       ▲                │ │ └───Dead──▶ dead ──requeue──▶ queued
+       │                │ └────Retry──▶ queued, due later
+       └─lease expired──┘      (rescue; alone after 3 in a row, dead after 10)
+
+A claim carries the ``fence`` of its delivery. Every later write about it names that number, so
+an owner that lost its lease and comes back late changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from mailbridge.model import (
+    Dead,
+    Deferred,
+    Delivered,
+    Delivery,
+    DeliveryState,
+    Done,
+    Outcome,
+    Rejected,
+    Resolution,
+    Retry,
+    StoredMail,
+)
+from mailbridge.store.dialect import chunks, clock
+from mailbridge.store.incoming import read_ref
+from mailbridge.store.scan import storable
+from mailbridge.store.tables import (
+    ALONE_AFTER,
+    POISON_AFTER,
+    attempts,
+    deliveries,
+    messages,
+    micros,
+    moment,
+    moment_or_none,
+    raw,
+)
+
+#: characters of an answer that are kept with an attempt
+_DETAIL: Final = 1_000
+
+# The planner uses a partial index only where it can read its condition in the statement.
+QUEUED: Final = sa.text("deliveries.state = 'queued'")
+CLAIMED: Final = sa.text("deliveries.state = 'claimed'")
+_ALONE: Final = sa.text(f"deliveries.rescues >= {ALONE_AFTER}")
+_NOT_ALONE: Final = deliveries.c.rescues < ALONE_AFTER
+
+_IDS: Final[sa.BindParameter[Any]] = sa.bindparam("ids", expanding=True)
+
+
+def _due_statement(suspect: sa.ColumnElement[bool] | sa.TextClause) -> sa.Select[Any]:
+    return (
+        sa.select(deliveries.c.pk, sa.func.coalesce(messages.c.size, 0).label("size"))
+        .select_from(deliveries.outerjoin(messages, deliveries.c.message == messages.c.pk))
+        .where(
+            QUEUED,
+            suspect,
+            deliveries.c.sink == sa.bindparam("sink"),
+            deliveries.c.due_at <= sa.bindparam("now"),
+        )
+        .order_by(deliveries.c.due_at, deliveries.c.pk)
+        .limit(sa.bindparam("limit"))
+        .with_for_update(of=deliveries, skip_locked=True)
+    )
+
+
+DUE: Final = _due_statement(_NOT_ALONE)
+DUE_ALONE: Final = _due_statement(_ALONE)
+
+_CLAIMED_ROWS: Final = (
+    sa.select(
+        deliveries,
+        *(
+            messages.c[name]
+            for name in ("id", "folder", "protocol", "uidvalidity", "uid", "uidl", "address")
+        ),
+        messages.c.received_at,
+        messages.c.accepted_at,
+        messages.c.sha256,
+        raw.c.bytes,
+    )
+    .select_from(
+        deliveries.outerjoin(messages, deliveries.c.message == messages.c.pk).outerjoin(
+            raw, deliveries.c.message == raw.c.message
+        )
+    )
+    .where(deliveries.c.pk.in_(_IDS))
+)
+_NEXT_DUE: Final = sa.select(sa.func.min(deliveries.c.due_at)).where(
+    QUEUED, deliveries.c.sink == sa.bindparam("sink")
+)
+_IN_HAND: Final = (
+    sa.select(deliveries.c.pk, deliveries.c.fence)
+    .where(deliveries.c.pk.in_(_IDS), CLAIMED)
+    .with_for_update()
+)
+_RESOLVE: Final = (
+    deliveries.update()
+    .where(deliveries.c.pk == sa.bindparam("number"), deliveries.c.fence == sa.bindparam("held"))
+    .values(
+        state=sa.bindparam("state"),
+        attempts=deliveries.c.attempts + 1,
+        rescues=0,
+        due_at=sa.func.coalesce(sa.bindparam("due", type_=sa.BigInteger), deliveries.c.due_at),
+        resolved_at=sa.bindparam("resolved_at"),
+        lease_until=None,
+        owner=None,
+        last_status=sa.bindparam("last_status"),
+        last_reason=sa.bindparam("last_reason"),
+    )
+)
+_RELEASE: Final = (
+    deliveries.update()
+    .where(
+        deliveries.c.pk == sa.bindparam("number"),
+        deliveries.c.fence == sa.bindparam("held"),
+        CLAIMED,
+    )
+    .values(state=DeliveryState.QUEUED.value, lease_until=None, owner=None)
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a dispatcher asks for; ``lease`` in seconds, the rest as in ``DispatchStore.claim``."""
+
+    limit: int
+    max_bytes: int
+    lease: float
+    alone: bool
+
+
+def claim(
+    connection: sa.Connection, sink: str, wanted: Wanted, owner: str, now: int
+) -> list[Delivery]:
+    """See ``DispatchStore.claim``."""
+    due = connection.execute(
+        DUE_ALONE if wanted.alone else DUE,
+        {"sink": sink, "now": now, "limit": 1 if wanted.alone else wanted.limit},
+    ).tuples()
+    ids = _within(due, wanted.max_bytes)
+    if not ids:
+        return []
+    connection.execute(
+        _claim_statement(connection, now),
+        {"ids": ids, "me": owner, "lease": round(wanted.lease * 1_000_000)},
+    )
+    rows = {row.pk: row for row in connection.execute(_CLAIMED_ROWS, {"ids": ids})}
+    lost = [row.pk for row in rows.values() if row.message is not None and row.bytes is None]
+    if lost:
+        bury(connection, lost, "its raw bytes are gone", now)
+    return [_read_delivery(rows[number]) for number in ids if number not in lost]
+
+
+def _claim_statement(connection: sa.Connection, now: int) -> sa.Update:
+    return (
+        deliveries.update()
+        .where(deliveries.c.pk.in_(_IDS))
+        .values(
+            state=DeliveryState.CLAIMED.value,
+            owner=sa.bindparam("me"),
+            lease_until=clock(connection, now) + sa.bindparam("lease", type_=sa.BigInteger),
+            fence=deliveries.c.fence + 1,
+        )
+    )
+
+
+def _within(due: Iterable[tuple[int, int]], max_bytes: int) -> list[int]:
+    """Return the leading deliveries whose bytes fit together, at least one."""
+    ids: list[int] = []
+    total = 0
+    for number, size in due:
+        total += size
+        if ids and total > max_bytes:
+            break
+        ids.append(number)
+    return ids
+
+
+def _read_delivery(row: Any) -> Delivery:
+    mail = None
+    if row.message is not None:
+        mail = StoredMail(
+            id=row.id,
+            ref=read_ref(row),
+            address=row.address,
+            received_at=moment_or_none(row.received_at),
+            accepted_at=moment(row.accepted_at),
+            raw=row.bytes,
+            raw_sha256=row.sha256,
+        )
+    return Delivery(
+        id=row.pk,
+        sink=row.sink,
+        event_id=row.event_id,
+        type=row.type,
+        mailbox=row.mailbox,
+        created_at=moment(row.created_at),
+        attempts=row.attempts,
+        first_due_at=moment(row.first_due_at),
+        sequence=row.sequence,
+        replay=row.replay,
+        fence=row.fence,
+        mail=mail,
+        body=None if row.body is None else json.loads(row.body),
+    )
+
+
+def renew(connection: sa.Connection, held: Sequence[Delivery], *, lease: float, now: int) -> None:
+    """See ``DispatchStore.renew``."""
+    if not held:
+        return
+    connection.execute(
+        deliveries.update()
+        .where(
+            deliveries.c.pk == sa.bindparam("number"),
+            deliveries.c.fence == sa.bindparam("held"),
+            CLAIMED,
+        )
+        .values(lease_until=clock(connection, now) + sa.bindparam("lease", type_=sa.BigInteger)),
+        [{"number": one.id, "held": one.fence, "lease": round(lease * 1_000_000)} for one in held],
+    )
+
+
+def release(connection: sa.Connection, held: Sequence[Delivery]) -> None:
+    """See ``DispatchStore.release``. It is no rescue, and it does not end a row of rescues."""
+    if held:
+        connection.execute(_RELEASE, [{"number": one.id, "held": one.fence} for one in held])
+
+
+def resolve(
+    connection: sa.Connection, resolutions: Sequence[Resolution], now: int
+) -> list[Resolution]:
+    """See ``DispatchStore.resolve``."""
+    in_hand: dict[int, int] = {}
+    for ids in chunks([one.delivery.id for one in resolutions]):
+        in_hand.update(connection.execute(_IN_HAND, {"ids": ids}).tuples().all())
+    held = [one for one in resolutions if in_hand.get(one.delivery.id) == one.delivery.fence]
+    if held:
+        connection.execute(_RESOLVE, [_resolved(one, now) for one in held])
+        connection.execute(attempts.insert(), [_attempted(one) for one in held])
+    return held
+
+
+def _resolved(one: Resolution, now: int) -> dict[str, Any]:
+    status, reason, _ = _told(one.outcome)
+    due: int | None = None
+    resolved_at: int | None = now
+    match one.decision:
+        case Retry(due_at=due_at):
+            state, due, resolved_at = DeliveryState.QUEUED, micros(due_at), None
+        case Dead(reason=reason):
+            state = DeliveryState.DEAD
+        case Done():
+            state = DeliveryState.DELIVERED
+    return {
+        "number": one.delivery.id,
+        "held": one.delivery.fence,
+        "state": state.value,
+        "due": due,
+        "resolved_at": resolved_at,
+        "last_status": status,
+        "last_reason": storable(reason),
+    }
+
+
+def _attempted(one: Resolution) -> dict[str, Any]:
+    status, reason, detail = _told(one.outcome)
+    return {
+        "delivery": one.delivery.id,
+        "at": micros(one.started_at),
+        "number": one.delivery.attempts + 1,
+        "seconds": one.seconds,
+        "outcome": type(one.outcome).__name__.lower(),
+        "status": status,
+        "reason": storable(reason),
+        "detail": storable(detail[:_DETAIL]),
+    }
+
+
+def _told(outcome: Outcome) -> tuple[int | None, str, str]:
+    match outcome:
+        case Delivered(status=status, detail=detail):
+            return status, "", detail
+        case (
+            Deferred(status=status, reason=reason, detail=detail)
+            | Rejected(status=status, reason=reason, detail=detail)
+        ):
+            return status, reason, detail
+
+
+def next_due(connection: sa.Connection, sink: str) -> int | None:
+    """See ``DispatchStore.next_due``; in microseconds. Those to be claimed alone count too."""
+    due: int | None = connection.execute(_NEXT_DUE, {"sink": sink}).scalar_one()
+    return due
+
+
+def rescue(connection: sa.Connection, now: int, *, every: bool = False) -> int:
+    """See ``DispatchStore.rescue``. ``every`` takes each claim: their owner is known to be dead."""
+    late = deliveries.c.lease_until <= clock(connection, now)
+    ids = list(
+        connection.execute(
+            sa.select(deliveries.c.pk)
+            .where(CLAIMED, sa.true() if every else late)
+            .with_for_update(skip_locked=True)
+        ).scalars()
+    )
+    for chunk in chunks(ids):
+        connection.execute(
+            deliveries.update()
+            .where(deliveries.c.pk.in_(chunk))
+            .values(
+                state=DeliveryState.QUEUED.value,
+                rescues=deliveries.c.rescues + 1,
+                lease_until=None,
+                owner=None,
+                # Whoever held it is shut out at once, not only after the next claim.
+                fence=deliveries.c.fence + 1,
+            )
+        )
+        poison = connection.execute(
+            sa.select(deliveries.c.pk).where(
+                deliveries.c.pk.in_(chunk), deliveries.c.rescues >= POISON_AFTER
+            )
+        ).scalars()
+        bury(
+            connection,
+            list(poison),
+            f"poison: the daemon died {POISON_AFTER} times while holding it",
+            now,
+        )
+    return len(ids)
+
+
+def bury(connection: sa.Connection, ids: list[int], reason: str, now: int) -> None:
+    """Set deliveries aside as dead letters without an attempt."""
+    for chunk in chunks(ids):
+        connection.execute(
+            deliveries.update()
+            .where(deliveries.c.pk.in_(chunk))
+            .values(
+                state=DeliveryState.DEAD.value,
+                resolved_at=now,
+                last_reason=reason,
+                lease_until=None,
+                owner=None,
+            )
+        )

@@ -1,0 +1,275 @@
+"""The tables of the store, the same for SQLite and PostgreSQL.
+
+Times are integers: microseconds since 1970 in UTC. Both databases compare and index them alike,
+and no driver's idea of a time zone comes in between. What the columns mean is said here; how
+they got there is said in ``migrations``, and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import sqlalchemy as sa
+
+#: the revision of ``migrations`` that this code reads and writes
+SCHEMA: Final = "0001"
+
+#: a delivery rescued this often in a row is claimed alone
+ALONE_AFTER: Final = 3
+#: and this often: it goes to the dead letters
+POISON_AFTER: Final = 10
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_TICK: Final = timedelta(microseconds=1)
+
+
+def micros(moment: datetime) -> int:
+    """Return an aware ``moment`` as the integer that the tables hold."""
+    return (moment - EPOCH) // _TICK
+
+
+def moment(value: int) -> datetime:
+    """Return the aware UTC time of an integer from the tables."""
+    return EPOCH + timedelta(microseconds=value)
+
+
+def moment_or_none(value: int | None) -> datetime | None:
+    """Return the time of an integer from the tables, ``None`` for NULL."""
+    return None if value is None else moment(value)
+
+
+class Settle:
+    """Values of ``messages.settle``: whether the server is to be told that we have it."""
+
+    NOT_WANTED: Final = 0
+    WANTED: Final = 1
+    DONE: Final = 2
+
+
+class Kept:
+    """Values of ``messages.kept``: what retention has left of a message."""
+
+    #: only its place and what recognises it, so that it is never delivered a second time
+    PLACE: Final = 0
+    #: its row in the log with deliveries and attempts, without the raw bytes
+    LOG: Final = 1
+    #: everything
+    RAW: Final = 2
+
+
+# SQLite makes only a plain INTEGER primary key an alias of the row number.
+_NUMBER: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+metadata: Final = sa.MetaData()
+
+
+def _number() -> sa.Column[int]:
+    return sa.Column("pk", _NUMBER, primary_key=True)
+
+
+def _place() -> list[sa.Column[str] | sa.Column[int]]:
+    return [
+        sa.Column("mailbox", sa.Text, nullable=False),
+        sa.Column("folder", sa.Text, nullable=False),
+        sa.Column("protocol", sa.Text, nullable=False),
+        sa.Column("uidvalidity", sa.BigInteger, nullable=False),
+        sa.Column("uid", sa.BigInteger, nullable=False),
+        sa.Column("uidl", sa.Text, nullable=False),
+    ]
+
+
+#: one row for each place on a server that a message was accepted from
+messages: Final = sa.Table(
+    "messages",
+    metadata,
+    _number(),
+    sa.Column("id", sa.Text, nullable=False),
+    *_place(),
+    sa.Column("address", sa.Text, nullable=False),
+    sa.Column("message_id", sa.Text),
+    sa.Column("received_at", sa.BigInteger),
+    sa.Column("accepted_at", sa.BigInteger, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("settle", sa.SmallInteger, nullable=False),
+    sa.Column("settled_at", sa.BigInteger),
+    # the id of the same message under its former place, after a change of UIDVALIDITY
+    sa.Column("known_as", sa.Text),
+    # how many deliveries were made for it when it was accepted
+    sa.Column("routed", sa.Integer, nullable=False),
+    sa.Column("kept", sa.SmallInteger, nullable=False),
+)
+sa.Index("messages_id", messages.c.id, unique=True)
+# The id is derived from the place. Should that derivation ever change, this index still keeps
+# one message from being accepted under two ids; it also serves the fingerprints of one epoch.
+sa.Index(
+    "messages_place",
+    *(messages.c[name] for name in ("mailbox", "folder", "uidvalidity", "uid", "uidl", "protocol")),
+    unique=True,
+)
+sa.Index(
+    "messages_message_id",
+    messages.c.message_id,
+    sqlite_where=sa.text("message_id IS NOT NULL"),
+    postgresql_where=sa.text("message_id IS NOT NULL"),
+)
+sa.Index(
+    "messages_unsettled",
+    messages.c.mailbox,
+    messages.c.folder,
+    messages.c.pk,
+    sqlite_where=sa.text("settle = 1"),
+    postgresql_where=sa.text("settle = 1"),
+)
+sa.Index("messages_kept", messages.c.kept, messages.c.accepted_at)
+
+#: the bytes as they came, apart from the rows that are read often
+raw: Final = sa.Table(
+    "raw",
+    metadata,
+    sa.Column(
+        "message", _NUMBER, sa.ForeignKey(messages.c.pk), primary_key=True, autoincrement=False
+    ),
+    sa.Column("bytes", sa.LargeBinary, nullable=False),
+)
+
+#: one event on its way to one sink
+deliveries: Final = sa.Table(
+    "deliveries",
+    metadata,
+    _number(),
+    # NULL for an event that is not a mail; that one has its finished data in ``body``
+    sa.Column("message", _NUMBER, sa.ForeignKey(messages.c.pk)),
+    sa.Column("event_id", sa.Text, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("body", sa.Text),
+    sa.Column("sink", sa.Text, nullable=False),
+    sa.Column("mailbox", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    # attempts of the present budget; a retry by hand begins a new one
+    sa.Column("attempts", sa.Integer, nullable=False),
+    # how often in a row its claim outlived its owner
+    sa.Column("rescues", sa.Integer, nullable=False),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    sa.Column("first_due_at", sa.BigInteger, nullable=False),
+    sa.Column("lease_until", sa.BigInteger),
+    sa.Column("owner", sa.Text),
+    # counts the claims; whoever comes back with an older number changes nothing
+    sa.Column("fence", sa.Integer, nullable=False),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("replay", sa.Integer, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("resolved_at", sa.BigInteger),
+    sa.Column("last_status", sa.Integer),
+    sa.Column("last_reason", sa.Text),
+)
+sa.Index(
+    "deliveries_event",
+    deliveries.c.event_id,
+    deliveries.c.sink,
+    deliveries.c.replay,
+    unique=True,
+)
+sa.Index("deliveries_message", deliveries.c.message)
+
+
+def _partial_index(name: str, where: str, *columns: sa.Column[int] | sa.Column[str]) -> None:
+    sa.Index(name, *columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+
+
+# These hold only what is open, so they stay small however long the history grows.
+_partial_index(
+    "deliveries_due",
+    "state = 'queued'",
+    deliveries.c.sink,
+    deliveries.c.due_at,
+    deliveries.c.pk,
+)
+_partial_index(
+    "deliveries_alone",
+    "state = 'queued' AND rescues >= 3",
+    deliveries.c.sink,
+    deliveries.c.due_at,
+    deliveries.c.pk,
+)
+_partial_index("deliveries_claimed", "state = 'claimed'", deliveries.c.lease_until)
+_partial_index("deliveries_dead", "state = 'dead'", deliveries.c.sink, deliveries.c.pk)
+_partial_index("deliveries_held", "state = 'held'", deliveries.c.sink, deliveries.c.pk)
+_partial_index(
+    "deliveries_notices",
+    "message IS NULL AND resolved_at IS NOT NULL",
+    deliveries.c.resolved_at,
+)
+
+#: one row for each attempt, with how it went
+attempts: Final = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column(
+        "delivery", _NUMBER, sa.ForeignKey(deliveries.c.pk), primary_key=True, autoincrement=False
+    ),
+    sa.Column("at", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("status", sa.Integer),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+#: how far each folder was read
+checkpoints: Final = sa.Table(
+    "checkpoints",
+    metadata,
+    sa.Column("mailbox", sa.Text, primary_key=True),
+    sa.Column("folder", sa.Text, primary_key=True),
+    sa.Column("uidvalidity", sa.BigInteger, nullable=False),
+    sa.Column("uid", sa.BigInteger, nullable=False),
+    sa.Column("baseline_uid", sa.BigInteger, nullable=False),
+    sa.Column("since", sa.Text),
+    sa.Column("watching_since", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.Column("accepted_at", sa.BigInteger),
+)
+
+#: messages that the server listed and would not give
+gaps: Final = sa.Table(
+    "gaps",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    *_place(),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("first_at", sa.BigInteger, nullable=False),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    # set when the server no longer lists it; the row stays for the log until retention takes it
+    sa.Column("vanished_at", sa.BigInteger),
+)
+_OPEN_GAP: Final = "vanished_at IS NULL"
+sa.Index(
+    "gaps_due",
+    gaps.c.mailbox,
+    gaps.c.folder,
+    gaps.c.due_at,
+    sqlite_where=sa.text(_OPEN_GAP),
+    postgresql_where=sa.text(_OPEN_GAP),
+)
+
+#: the last ``sequence`` given for a mailbox and a sink
+sequences: Final = sa.Table(
+    "sequences",
+    metadata,
+    sa.Column("mailbox", sa.Text, primary_key=True),
+    sa.Column("sink", sa.Text, primary_key=True),
+    sa.Column("last", sa.BigInteger, nullable=False),
+)
+
+#: facts about the database itself
+meta: Final = sa.Table(
+    "meta",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
