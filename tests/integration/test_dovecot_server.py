@@ -8,10 +8,8 @@ import re
 
 import pytest
 
-from tests.servers.dovecot import Dovecot, dovecot, minter
+from tests.servers.dovecot import Dovecot
 from tests.servers.tokens import Minter
-
-__all__ = ["dovecot", "minter"]
 
 MAIL = b"Subject: Alarm\r\nMessage-ID: <%d@mail.test>\r\n\r\nHallo\r\n"
 
