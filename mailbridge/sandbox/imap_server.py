@@ -1,0 +1,163 @@
+"""The IMAP server of the sandbox: it listens, keeps count, and knows what to announce."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from mailbridge.sandbox.exchange import Exchange
+from mailbridge.sandbox.faults import Faults
+from mailbridge.sandbox.imap_protocol import Wire
+from mailbridge.sandbox.imap_session import Session
+
+_BACKEND: Final = "FR0P281CA0041.DEUP281.PROD.OUTLOOK.COM"
+_BEFORE: Final = (
+    "IMAP4 IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR UIDPLUS ID UNSELECT CHILDREN IDLE NAMESPACE "
+    "LITERAL+"
+)
+_AFTER: Final = (
+    "IMAP4 IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR UIDPLUS MOVE ID UNSELECT CLIENTACCESSRULES "
+    "CLIENTNETWORKPRESENCELOCATION BACKENDAUTHENTICATE CHILDREN IDLE NAMESPACE LITERAL+"
+)
+_NEW_BEFORE: Final = (
+    "IMAP4 IMAP4rev1 AUTH=XOAUTH2 LOGINDISABLED SASL-IR UIDPLUS MOVE ID UNSELECT CHILDREN IDLE "
+    "NAMESPACE LITERAL+"
+)
+_NEW_AFTER: Final = (
+    "IMAP4 IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR UIDPLUS MOVE ID UNSELECT ENABLE IMAP4rev2 "
+    "CLIENTACCESSRULES CLIENTNETWORKPRESENCELOCATION BACKENDAUTHENTICATE BACKENDAUTHENTICATE-IR "
+    "CHILDREN IDLE NAMESPACE LITERAL+"
+)
+#: seconds that a TLS goodbye may take
+_GOODBYE: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """A command that was received. Credentials are blanked, literals are left out."""
+
+    session: int
+    address: str
+    name: str
+    line: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Limits:
+    """What the server puts up with; seconds and counts. Change it before the client connects."""
+
+    sign_in_seconds: float = 60
+    idle_seconds: float = 30 * 60
+    #: answers of BAD before it hangs up
+    bad_before_sign_in: int = 3
+    bad_after_sign_in: int = 10
+
+
+class ImapServer:
+    """Exchange Online's IMAP front end on implicit TLS.
+
+    ``commands`` logs what was received; ``connections``, ``logins`` and ``refusals`` count.
+    """
+
+    def __init__(self, *, exchange: Exchange, faults: Faults, now: Callable[[], datetime]) -> None:
+        self.exchange = exchange
+        self.faults = faults
+        self.now = now
+        self.limits = Limits()
+        self.port = 0
+        self.connections = 0
+        #: sign-ins whose token was taken, "not connected" ones included
+        self.logins = 0
+        #: sign-ins answered NO
+        self.refusals = 0
+        self.commands: deque[Logged] = deque(maxlen=100_000)
+        self.sessions: set[Session] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self, context: ssl.SSLContext, *, host: str, port: int) -> None:
+        """Listen; port 0 takes a free one."""
+        self._server = await asyncio.start_server(
+            self._accept,
+            host,
+            port,
+            ssl=context,
+            ssl_shutdown_timeout=_GOODBYE,
+            backlog=1024,
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Stop listening and cut off every session."""
+        if self._server is None:
+            return
+        self._server.close()
+        for session in list(self.sessions):
+            session.wire.abort()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+        self._server = None
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        session = Session(self, Wire(reader, writer), number=self.connections)
+        self.sessions.add(session)
+        task = asyncio.get_running_loop().create_task(self._serve(session))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, session: Session) -> None:
+        try:
+            await session.run()
+        finally:
+            self.sessions.discard(session)
+            await session.wire.closed()
+
+    def record(self, session: int, address: str, name: str, line: str) -> None:
+        """Log a command; the caller has blanked its credentials."""
+        self.commands.append(Logged(session=session, address=address, name=name, line=line))
+
+    def sessions_of(self, address: str) -> list[Session]:
+        """Return the signed-in sessions of a mailbox."""
+        return [s for s in self.sessions if s.address.lower() == address.lower()]
+
+    def drop(self, address: str | None = None) -> int:
+        """Cut the connections of a mailbox, or all, without BYE; return how many there were."""
+        sessions = list(self.sessions) if address is None else self.sessions_of(address)
+        for session in sessions:
+            session.wire.abort()
+        return len(sessions)
+
+    # --- what it announces ---------------------------------------------------------------------
+
+    def greeting(self) -> str:
+        """Return the first line, after ``* ``."""
+        backend = base64.b64encode(_BACKEND.encode("utf-16-le")).decode("ascii")
+        if self.faults.active("imap.new_front_end"):
+            return (
+                "OK Microsoft Exchange IMAP4 service ready. 7d5f1c5e-2c4a-4d0e-9a53-4c1f3a1b6f20 "
+                f"(tcpproxy/15.21.0406.000 BACKENDAUTHENTICATE) [{backend}]"
+            )
+        return f"OK The Microsoft Exchange IMAP4 service is ready. [{backend}]"
+
+    def capabilities(self, address: str, *, signed_in: bool) -> list[str]:
+        """Return what CAPABILITY lists, without what a fault hides."""
+        if self.faults.active("imap.new_front_end", mailbox=address):
+            listed = _NEW_AFTER if signed_in else _NEW_BEFORE
+        else:
+            listed = _AFTER if signed_in else _BEFORE
+        hidden = self.hidden(address)
+        return [name for name in listed.split() if name.upper() not in hidden]
+
+    def hidden(self, address: str) -> set[str]:
+        """Return the capabilities that a fault takes away."""
+        faults = self.faults.active("imap.no_capability", mailbox=address)
+        return {str(fault["capability"]).upper() for fault in faults}
