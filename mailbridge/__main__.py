@@ -1,0 +1,5 @@
+"""``python -m mailbridge`` is the same as ``mailbridge``."""
+
+from mailbridge.cli.main import main
+
+main()

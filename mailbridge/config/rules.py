@@ -1,0 +1,103 @@
+"""What must hold between the sections, and what is allowed but hardly meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import date, timedelta
+
+from mailbridge.config.clouds import clash
+from mailbridge.config.models import App, Mailbox, Webhook
+from mailbridge.config.problems import Map, Problems, did_you_mean
+from mailbridge.config.urls import holds_key
+
+#: how long before its end a client secret is warned of
+SOON = timedelta(days=30)
+
+
+def check_apps(
+    apps: Mapping[str, App], used: Iterable[str], today: date, problems: Problems
+) -> None:
+    """Judge app registrations; ``used`` are the names that mailboxes mention."""
+    mentioned = set(used)
+    for name, app in apps.items():
+        path = ("apps", name)
+        other = clash(app.tenant, app.cloud)
+        if other is not None:
+            message = "the login URL of `tenant` belongs to another cloud"
+            problems.add((*path, "tenant"), message, f"add `cloud: {other}` to this app.")
+        if app.tenant_id == app.client_id:
+            message = "this is the same GUID as the tenant"
+            fix = "copy the Application (client) ID, not the Directory (tenant) ID."
+            problems.add((*path, "client_id"), message, fix)
+        if name not in mentioned:
+            problems.warn(path, "no mailbox uses this app", "remove it, or name it in a mailbox.")
+        expires = app.credential.expires if app.credential is not None else None
+        if expires is not None and expires - today <= SOON:
+            days = (expires - today).days
+            when = f"in {days} days" if days >= 0 else f"{-days} days ago"
+            problems.warn(
+                (*path, "credential", "expires"),
+                f"the client secret ends {when}"
+                if days >= 0
+                else f"the client secret ended {when}",
+                "make a new one in Entra and write both while rotating: [new, old].",
+            )
+
+
+def check_references(document: Map, apps: Mapping[str, App], problems: Problems) -> None:
+    """Find names that lead nowhere; judged by what is written, so that faults do not add up."""
+    mailboxes = document.get("mailboxes")
+    known = document.get("apps")
+    names = list(known) if isinstance(known, dict) else []
+    for name, mailbox in mailboxes.items() if isinstance(mailboxes, dict) else ():
+        app = mailbox.get("app") if isinstance(mailbox, dict) else None
+        if not isinstance(app, str):
+            continue
+        path = ("mailboxes", name, "app")
+        if app not in names:
+            guess = did_you_mean(app, names)
+            fix = f"did you mean `{guess}`? " if guess else ""
+            fix += "Under apps stands: " + (", ".join(names) or "nothing") + "."
+            problems.add(path, "no app has this name", fix)
+        elif app in apps and apps[app].credential is None:
+            problems.add(
+                path,
+                "application access needs a credential, and this app has none",
+                f"add `credential: {{client_secret: {{env: NAME}}}}` to apps.{app}.",
+            )
+
+
+def check_mailboxes(mailboxes: Mapping[str, Mailbox], problems: Problems) -> None:
+    """Warn of mailboxes that do nothing, twice the same, or less than they say."""
+    places: dict[tuple[str, str], str] = {}
+    for name, mailbox in mailboxes.items():
+        path = ("mailboxes", name)
+        if mailbox.fetch.protocol == "none":
+            message = "this mailbox fetches nothing, and this version does not send"
+            problems.warn((*path, "fetch", "protocol"), message, "write imap.")
+            continue
+        if mailbox.fetch.push and "push" in mailbox.fetch.model_fields_set:
+            message = "this version polls only; push begins with a later one"
+            problems.warn((*path, "fetch", "push"), message, "nothing to do; `every` is in force.")
+        for folder in mailbox.fetch.folders:
+            place = (mailbox.address.casefold(), folder)
+            first = places.setdefault(place, name)
+            if first != name:
+                problems.warn(
+                    (*path, "address"),
+                    f"mailboxes.{first} watches the same address and folder",
+                    "keep one of them: each message is delivered twice, under two ids.",
+                )
+
+
+def check_webhooks(webhooks: Mapping[str, Webhook], problems: Problems) -> None:
+    """Warn of webhooks whose URL holds a key, or that nobody would hear."""
+    for name in webhooks:
+        path = ("webhooks", name)
+        written = problems.document["webhooks"][name].get("url")
+        if isinstance(written, str) and holds_key(written):
+            fix = "write `url: {env: NAME}` with the whole URL as the variable's value."
+            problems.warn((*path, "url"), "the URL seems to hold a key", fix)
+    if webhooks and not any("mail.received" in hook.events for hook in webhooks.values()):
+        fix = "add mail.received to the events of one."
+        problems.warn(("webhooks",), "no webhook receives mail.received", fix)
