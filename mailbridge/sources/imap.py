@@ -1,0 +1,126 @@
+"""IMAP with XOAUTH2 as a source of mail: one folder of one mailbox.
+
+Tuned to Exchange Online and valid for any IMAP4rev1 server: nothing is enabled, commands
+stay short, sizes are taken for estimates, mail is read with ``BODY.PEEK[]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from mailbridge.errors import SignInRejected
+from mailbridge.model import AccessToken, TokenSource
+from mailbridge.sources.imap_connection import Connection, ImapServer, plain
+from mailbridge.sources.imap_plan import FetchLimits, Suspects
+from mailbridge.sources.imap_session import (
+    After,
+    Driver,
+    ImapSession,
+    Run,
+    Start,
+    Watch,
+    session_end,
+)
+
+__all__ = ["After", "FetchLimits", "ImapServer", "ImapSession", "ImapSource", "Start"]
+
+log = structlog.get_logger(__name__)
+
+#: gives a token that replaces the one which a server refused
+Refresh = Callable[[AccessToken], Awaitable[AccessToken]]
+
+
+class ImapSource:
+    """A ``Source`` for one folder; opens sessions one after the other.
+
+    ``token`` gives the token for a new session, ``refresh`` a fresh one when the server
+    refuses it. ``run`` runs a blocking function in the shared worker threads. ``fetch_room``
+    is entered around every fetch of bodies, so that many mailboxes share a bound on memory.
+    ``ValueError`` for a name with control characters.
+    """
+
+    def __init__(  # noqa: PLR0913 - the composition root names each once
+        self,
+        *,
+        mailbox: str,
+        address: str,
+        folder: str,
+        server: ImapServer,
+        token: TokenSource,
+        refresh: Refresh,
+        run: Run,
+        now: Callable[[], datetime],
+        start: Start = "new",
+        after: After | None = None,
+        limits: FetchLimits | None = None,
+        fetch_room: AbstractAsyncContextManager[Any] | None = None,
+    ) -> None:
+        after = after or After()
+        self.mailbox = mailbox
+        self.folder = plain("folder", folder)
+        self._address = plain("address", address)
+        plain("target folder", after.folder)
+        self._server = server
+        self._token = token
+        self._refresh = refresh
+        self._run = run
+        self._now = now
+        self._watch = Watch(
+            mailbox=mailbox,
+            folder=folder,
+            start=start,
+            after=after,
+            limits=limits or FetchLimits(),
+            fetch_room=fetch_room or nullcontext(),
+            now=now,
+            suspects=Suspects(),
+        )
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[ImapSession]:
+        """Connect, sign in, select the folder; close on exit whatever happened."""
+        token = await self._token()
+        try:
+            driver = await self._open(token)
+        except SignInRejected as rejected:
+            if rejected.code != "imap.authenticate_failed":
+                raise
+            fresh = await self._refresh(token)
+            if fresh.value == token.value:
+                raise
+            token = fresh
+            driver = await self._open(token)
+        politely = False
+        try:
+            yield self._session(driver, token)
+            politely = True
+        finally:
+            await driver.close(politely=politely)
+
+    async def _open(self, token: AccessToken) -> Driver:
+        driver = Driver(Connection(self._server), self._run)
+        readonly = self._watch.after.action == "keep"
+        try:
+            await driver.call(
+                driver.connection.start, self._address, token.value, self.folder, readonly
+            )
+        except BaseException:
+            await driver.close(politely=False)
+            raise
+        return driver
+
+    def _session(self, driver: Driver, token: AccessToken) -> ImapSession:
+        expires_at = session_end(token.expires_at, self._now())
+        log.info(
+            "session.opened",
+            mailbox=self.mailbox,
+            folder=self.folder,
+            uidvalidity=driver.connection.uidvalidity,
+            exists=driver.connection.exists,
+        )
+        return ImapSession(self._watch, driver, expires_at=expires_at)

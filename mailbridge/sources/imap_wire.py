@@ -1,0 +1,247 @@
+"""imaplib and imapclient with what they lack: TLS made safe, sizes bounded, cuttable.
+
+imaplib reserves memory for a literal before the first byte of it came and reads lines of at
+most 1 MB, which the answer to a SEARCH in a large folder exceeds. ``Wire`` reads with its own
+buffer instead; it counts what one command brings and stops a server that never ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import imaplib
+import io
+import socket
+import ssl
+import threading
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import certifi
+from imapclient import IMAPClient, SocketTimeout
+
+Tls = Literal["implicit", "starttls"]
+
+#: bytes of one literal: Exchange Online's largest message (150 MB) and what base64 adds
+LARGEST_LITERAL: Final = 220 * 1024 * 1024
+#: bytes of one line: a SEARCH that lists 1.5 million UIDs
+LONGEST_LINE: Final = 16 * 1024 * 1024
+#: bytes that one command may bring, all its lines and literals together
+LARGEST_ANSWER: Final = LARGEST_LITERAL + 64 * 1024 * 1024
+#: seconds of silence before the kernel asks whether a connection still lives
+KEEPALIVE: Final = 60
+
+
+def tls_context(ca: Path | None) -> ssl.SSLContext:
+    """Return a context that verifies chain and name, TLS 1.2 or newer.
+
+    ``ca`` replaces the system's authorities. Environment variables are not asked: what a
+    daemon trusts stands in its configuration alone. Contexts are shared, since each holds
+    all authorities in memory; a changed file gives a new one. Raises ``OSError``.
+    """
+    return _context(ca, 0 if ca is None else ca.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _context(ca: Path | None, _changed_at: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca is not None:
+        context.load_verify_locations(cafile=str(ca))
+        return context
+    system = ssl.get_default_verify_paths()
+    if Path(system.openssl_cafile).is_file():
+        context.load_verify_locations(cafile=system.openssl_cafile)
+    elif Path(system.openssl_capath).is_dir() and any(Path(system.openssl_capath).iterdir()):
+        context.load_verify_locations(capath=system.openssl_capath)
+    else:
+        context.load_verify_locations(cafile=certifi.where())
+    return context
+
+
+class Line:
+    """The socket of a connection, which any thread may cut."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._cut = False
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it was cut; nothing is read or written any more."""
+        return self._cut
+
+    def hold(self, sock: socket.socket) -> None:
+        """Remember the socket now in use; it is closed at once if the line was cut before."""
+        with self._lock:
+            self._socket = sock
+            if self._cut:
+                _shut(sock)
+
+    def cut(self) -> None:
+        """End every read and write that is under way in another thread."""
+        with self._lock:
+            self._cut = True
+            if self._socket is not None:
+                _shut(self._socket)
+
+
+def _shut(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        # Not SSLSocket.shutdown: it takes the TLS object away under the reading thread.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class Wire(imaplib.IMAP4):
+    """imaplib's protocol engine on a socket of our own making."""
+
+    def __init__(  # noqa: PLR0913 - what a connection is made of
+        self,
+        host: str,
+        port: int,
+        *,
+        context: ssl.SSLContext,
+        tls: Tls,
+        line: Line,
+        timeout: float,
+    ) -> None:
+        self._context = context
+        self._implicit = tls == "implicit"
+        self._line = line
+        self._reader: io.BufferedReader | None = None
+        self._read_from: socket.socket | None = None
+        self._received = 0
+        super().__init__(host, port, timeout)
+
+    def _create_socket(self, timeout: float | None = None) -> socket.socket:
+        sock = socket.create_connection((self.host, self.port), timeout)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if hasattr(socket, "TCP_KEEPIDLE"):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE)
+            self._line.hold(sock)
+            return self._wrap(sock) if self._implicit else sock
+        except BaseException:
+            sock.close()
+            raise
+
+    def _wrap(self, sock: socket.socket, context: ssl.SSLContext | None = None) -> ssl.SSLSocket:
+        wrapped = (context or self._context).wrap_socket(
+            sock, server_hostname=self.host, do_handshake_on_connect=False
+        )
+        try:
+            self._line.hold(wrapped)
+            wrapped.do_handshake()
+        except BaseException:
+            wrapped.close()
+            raise
+        return wrapped
+
+    def starttls(self, ssl_context: ssl.SSLContext | None = None) -> tuple[Any, list[Any]]:
+        """Change to TLS; whatever the server said before it is forgotten (RFC 3501, 6.2.1).
+
+        Bytes that already lie behind the answer were put there by somebody else on the
+        network, to be taken for answers under TLS: the connection is given up.
+        """
+        typ, data = self._simple_command("STARTTLS")
+        if typ != "OK":
+            raise self.error(f"STARTTLS failed: {data[-1]!r}")
+        if self._pending():
+            raise self.abort("bytes before the TLS handshake")
+        self.untagged_responses.clear()
+        self.sock = self._wrap(self.sock, ssl_context)
+        self._tls_established = True
+        self._get_capabilities()
+        return typ, data
+
+    def _pending(self) -> bool:
+        timeout = self.sock.gettimeout()
+        self.sock.setblocking(False)  # noqa: FBT003 - the socket's own signature
+        try:
+            return bool(self._stream().peek(1))
+        finally:
+            self.sock.settimeout(timeout)
+
+    def _stream(self) -> io.BufferedReader:
+        if self._reader is None or self._read_from is not self.sock:
+            self._read_from = self.sock
+            made = self.sock.makefile("rb", buffering=65536)
+            self._reader = cast("io.BufferedReader", made)
+        return self._reader
+
+    def read(self, size: int) -> bytes:
+        """Read a literal of ``size`` bytes; fewer only at the end of the connection."""
+        if size > LARGEST_LITERAL:
+            raise self.abort(f"literal of {size} bytes is too large")
+        data = self._stream().read(size)
+        self._count(len(data))
+        return data
+
+    def readline(self) -> bytes:
+        """Read one line."""
+        line = self._stream().readline(LONGEST_LINE + 1)
+        if len(line) > LONGEST_LINE:
+            raise self.abort("literal of a line is too large")
+        self._count(len(line))
+        return line
+
+    def send(self, data: bytes) -> None:  # type: ignore[override]  # typeshed: "buffer"
+        """Send a command or a part of it; what it may bring is counted from here."""
+        self._received = 0
+        super().send(data)
+
+    def _count(self, size: int) -> None:
+        self._received += size
+        if self._received > LARGEST_ANSWER:
+            raise self.abort(f"literal of {self._received} bytes and no end is too large")
+
+    def shutdown(self) -> None:
+        """Close the socket, however far the connection came."""
+        if self._reader is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._reader.close()
+        if hasattr(self, "file"):
+            with contextlib.suppress(OSError, ValueError):
+                super().shutdown()
+
+
+class Client(IMAPClient):  # type: ignore[misc]  # imapclient ships no types
+    """IMAPClient on a ``Wire``, with its costly debug log off and aware times."""
+
+    def __init__(  # noqa: PLR0913 - what a connection is made of
+        self,
+        host: str,
+        port: int,
+        *,
+        context: ssl.SSLContext,
+        tls: Tls,
+        line: Line,
+        timeout: SocketTimeout,
+    ) -> None:
+        self._tls, self._line = tls, line
+        super().__init__(host, port, ssl=tls == "implicit", ssl_context=context, timeout=timeout)
+        self.normalise_times = False
+        # imapclient switches it on; at that level imaplib makes a repr of every literal, twice.
+        self._imap.debug = 0
+
+    def _create_IMAP4(self) -> Wire:  # noqa: N802 - imapclient's name
+        return Wire(
+            self.host,
+            self.port,
+            context=self.ssl_context,
+            tls=self._tls,
+            line=self._line,
+            timeout=self._timeout.connect,
+        )
+
+    @property
+    def wire(self) -> Wire:
+        """The protocol engine under it."""
+        wire: Wire = self._imap
+        return wire
+
+    def forget(self, kind: str) -> None:
+        """Drop untagged answers of a kind that came unasked or with a command that failed."""
+        self._imap.untagged_responses.pop(kind, None)
