@@ -1,0 +1,354 @@
+"""Webhooks: one signed POST for each delivery.
+
+What a receiver sees is described in ``docs/webhooks.md``. What this module promises:
+
+* one attempt per call, within its deadlines, and an ``Outcome`` for whatever comes back, also
+  from a receiver that means harm: the status line decides, its body can change nothing;
+* no redirect is followed, no proxy used, no cookie kept, nothing decompressed;
+* the address that the guard judged is the one that is connected to;
+* the URL, the signing secrets and the values of static headers are in no outcome and no repr.
+
+Nothing here is durable and nothing is retried: the queue is the retry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+import ssl
+from base64 import b64encode
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Final, Self
+
+import aiohttp
+from aiohttp.http import HttpProcessingError
+from multidict import CIMultiDict
+from yarl import URL
+
+from mailbridge.errors import PermanentError, Unavailable
+from mailbridge.model import Deferred, Delivery, Outcome, Rendered
+from mailbridge.retry import POLICIES, ProfileName
+from mailbridge.sinks.address import Guard, Resolve, SystemResolver, check_url
+from mailbridge.sinks.answer import extract, judge
+from mailbridge.sinks.connector import (
+    BrokenAnswer,
+    Deadlines,
+    HeadTooLong,
+    PinningConnector,
+    os_words,
+    tls_words,
+)
+from mailbridge.sinks.signature import parse_secret, sign
+
+DEADLINES: Final[Mapping[ProfileName, Deadlines]] = MappingProxyType(
+    {"default": Deadlines(), "alarm": Deadlines(first_byte=10.0, total=10.0)}
+)
+JSON: Final = "application/json; charset=utf-8"
+
+#: bytes of an answer's body that are read before the connection is given up
+DRAIN_BYTES: Final = 65_536
+#: from this size on a body is signed in a thread and sent piece by piece, since either would
+#: hold up the event loop
+LARGE_BODY_BYTES: Final = 1_048_576
+#: a part of a URL or header shorter than this is not struck out of answers: it is no secret,
+#: and every "1" in the text would go
+SECRET_CHARACTERS: Final = 8
+
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_OURS: Final = frozenset(
+    {
+        *("accept-encoding", "connection", "content-encoding", "content-length", "content-type"),
+        *("expect", "host", "keep-alive", "proxy-connection", "te", "trailer"),
+        *("transfer-encoding", "upgrade", "user-agent"),
+    }
+)
+
+
+def check_header(name: str, value: str) -> str | None:
+    """Say what is wrong with a static header; ``None`` when nothing is. Never holds the value."""
+    lower = name.lower()
+    if not _TOKEN.fullmatch(name):
+        return f"{name!r} is not the name of a header"
+    if lower in _OURS or lower.startswith(("webhook-", "mailbridge-")):
+        return f"header {name} is set by mailbridge itself"
+    if not _VALUE.fullmatch(value):
+        return f"the value of header {name} contains characters that a header cannot carry"
+    return None
+
+
+@dataclass(slots=True, kw_only=True, repr=False, eq=False)
+class WebhookSink:
+    """A ``Sink``. Open it before use (``async with``, or ``open`` and ``close``).
+
+    ``secrets`` are signing keys or ``whsec_…`` texts, newest first; without any, requests are
+    not signed. ``body`` renders one delivery; ``now`` gives aware UTC. ``resolve`` replaces the
+    system's resolver. Raises ``ValueError``, without any secret in it, for a secret or a header
+    that cannot be used; a URL that is refused makes every attempt ``Deferred`` with the reason,
+    so that nothing is lost until the configuration is mended.
+    """
+
+    name: str
+    url: str
+    body: Callable[[Delivery], bytes]
+    version: str
+    secrets: Sequence[bytes | str] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = JSON
+    concurrency: int = 8
+    allow_private: bool = False
+    ca: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+    profile: ProfileName = "default"
+    deadlines: Deadlines | None = None
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    resolve: Resolve | None = None
+
+    _keys: list[bytes] = field(init=False)
+    _target: URL = field(init=False)
+    _refusal: str | None = field(init=False)
+    _static: CIMultiDict[str] = field(init=False)
+    _redacted: list[str] = field(init=False)
+    _limits: Deadlines = field(init=False)
+    _slots: asyncio.Semaphore = field(init=False)
+    _session: aiohttp.ClientSession | None = field(init=False, default=None)
+    _resolver: SystemResolver | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Prepare everything that is the same for all attempts."""
+        self._keys = [parse_secret(key) if isinstance(key, str) else key for key in self.secrets]
+        self._refusal = check_url(self.url, self.allow_private)
+        self._limits = self.deadlines or DEADLINES[self.profile]
+        self._slots = asyncio.Semaphore(self.concurrency)
+        # A URL that is refused is never connected to; an empty one stands in for it.
+        given = URL() if self._refusal else _target(self.url)
+        self._target = given.with_user(None) if given.raw_user or given.raw_password else given
+        self._static = self._static_headers(given)
+        self._redacted = _secret_parts(given, self.headers.values())
+
+    def _static_headers(self, given: URL) -> CIMultiDict[str]:
+        problems = [check_header(name, value) for name, value in self.headers.items()]
+        for problem in filter(None, problems):
+            msg = f"webhook {self.name}: {problem}"
+            raise ValueError(msg)
+        static = CIMultiDict(self.headers)
+        if (given.user or given.password) and "Authorization" not in static:
+            pair = f"{given.user or ''}:{given.password or ''}".encode()
+            static["Authorization"] = f"Basic {b64encode(pair).decode('ascii')}"
+        static["User-Agent"] = f"mailbridge/{self.version}"
+        static["Accept"] = "*/*"
+        # No encodings are offered: what is not decompressed cannot explode.
+        static["Accept-Encoding"] = "identity"
+        return static
+
+    @property
+    def target(self) -> str:
+        """Scheme and host: all of the URL that may be shown."""
+        return f"{self._target.scheme}://{self._target.raw_host}" if self._target.scheme else "?"
+
+    def __repr__(self) -> str:
+        """Name and host, nothing else: the rest of the URL may be secret."""
+        return f"<WebhookSink {self.name} to {self.target}>"
+
+    async def open(self) -> None:
+        """Read the TLS files and get ready. Raises ``PermanentError`` when they are unusable."""
+        context = None
+        if self._target.scheme == "https":
+            # Reading the system's certificates takes tens of milliseconds.
+            context = await asyncio.to_thread(self._tls_context)
+        resolve = self.resolve
+        if resolve is None:
+            resolve = self._resolver = SystemResolver()
+        connector = PinningConnector(
+            guard=Guard(scheme=self._target.scheme, allow_private=self.allow_private),
+            resolve=resolve,
+            deadlines=self._limits,
+            context=context,
+            limit=self.concurrency,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers=self._static,
+            timeout=aiohttp.ClientTimeout(
+                total=self._limits.total, sock_read=self._limits.first_byte
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    def _tls_context(self) -> ssl.SSLContext:
+        path = self.ca
+        try:
+            context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.set_alpn_protocols(["http/1.1"])
+            if self.ca is not None:
+                context.load_verify_locations(cafile=self.ca)
+            if self.client_certificate is not None:
+                path = self.client_certificate
+                context.load_cert_chain(self.client_certificate, self.client_key)
+        except (OSError, ValueError) as exc:
+            why = tls_words(exc) if isinstance(exc, ssl.SSLError) else _os_reason(exc)
+            raise PermanentError(
+                f"webhook {self.name}: TLS file {path} cannot be used: {why}", code="webhook.tls"
+            ) from exc
+        return context
+
+    async def close(self) -> None:
+        """Close all connections. Attempts in flight end as ``Deferred``."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+        if self._resolver is not None:
+            self._resolver.close()
+            self._resolver = None
+
+    async def __aenter__(self) -> Self:
+        """Open."""
+        await self.open()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Close."""
+        await self.close()
+
+    def render(self, deliveries: Sequence[Delivery]) -> Sequence[Rendered]:
+        """Turn claimed deliveries into the exact bytes to send, in the same order."""
+        return [
+            Rendered(delivery=each, body=self.body(each), content_type=self.content_type)
+            for each in deliveries
+        ]
+
+    async def deliver(self, rendered: Rendered, *, attempt: int) -> Outcome:
+        """Make one attempt. More calls than ``concurrency`` wait, and their clock has not begun."""
+        if self._refusal is not None:
+            return Deferred(reason=self._refusal)
+        if self._session is None:
+            msg = f"webhook {self.name} is not open"
+            raise RuntimeError(msg)
+        async with self._slots:
+            headers = await self._headers(rendered, attempt)
+            body = rendered.body
+            try:
+                response = await self._session.post(
+                    self._target,
+                    data=body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body),
+                    headers=headers,
+                    allow_redirects=False,
+                )
+            except BrokenAnswer as answer:
+                return self._judge(answer.status, {}, b"")
+            except (Unavailable, aiohttp.ClientError, OSError) as exc:
+                return Deferred(reason=self._reason(exc))
+            return self._judge(response.status, response.headers, await _drain(response))
+
+    def _judge(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
+        return judge(
+            status,
+            headers,
+            extract(body, self._redacted),
+            now=self.now(),
+            retry_after_cap=POLICIES[self.profile].retry_after_cap,
+        )
+
+    async def _headers(self, rendered: Rendered, attempt: int) -> dict[str, str]:
+        """Return the headers of this attempt; aiohttp lays them over the static ones."""
+        delivery, now = rendered.delivery, self.now()
+        timestamp = int(now.timestamp())
+        headers = {
+            "Content-Type": rendered.content_type,
+            "webhook-id": delivery.event_id,
+            "webhook-timestamp": str(timestamp),
+            "mailbridge-attempt": str(attempt),
+            "mailbridge-sequence": str(delivery.sequence),
+            "mailbridge-age": str(max(0, int((now - delivery.created_at).total_seconds()))),
+        }
+        if delivery.replay:
+            headers["mailbridge-replay"] = str(delivery.replay)
+        if self._keys:
+            signed = (self._keys, delivery.event_id, timestamp, rendered.body)
+            large = len(rendered.body) >= LARGE_BODY_BYTES
+            signature = await asyncio.to_thread(sign, *signed) if large else sign(*signed)
+            headers["webhook-signature"] = signature
+        return headers
+
+    def _reason(self, exc: Exception) -> str:
+        """Say why there was no answer, never in aiohttp's own words: those hold the URL."""
+        if isinstance(exc, Unavailable):
+            return str(exc)
+        match exc:
+            case aiohttp.SocketTimeoutError():
+                words = f"nothing came for {self._limits.first_byte:g} s"
+            case TimeoutError():
+                words = f"the attempt took longer than {self._limits.total:g} s"
+            case HeadTooLong():
+                words = "the headers of the answer have no end"
+            case aiohttp.ServerDisconnectedError():
+                words = "connection closed before the answer was complete"
+            case aiohttp.ClientResponseError():
+                words = "the answer is not HTTP"
+            case _ if isinstance(exc.__cause__, ssl.SSLError):
+                words = f"TLS: {tls_words(exc.__cause__)}"
+            case OSError():
+                words = f"connection lost: {os_words(exc)}"
+            case _:
+                words = f"connection lost: {type(exc).__name__}"
+        return f"{self._target.raw_host}: {words}"
+
+
+async def _drain(response: aiohttp.ClientResponse) -> bytes:
+    """Read at most 64 KiB of the body; a connection with more to come is closed.
+
+    The status has decided already, so whatever goes wrong here is not an error.
+    """
+    kept = bytearray()
+    try:
+        while len(kept) <= DRAIN_BYTES:
+            piece = await response.content.readany()
+            if not piece:
+                # Read to its end: aiohttp has put the connection back for the next request.
+                return bytes(kept)
+            kept += piece
+    except (aiohttp.ClientError, HttpProcessingError, OSError):
+        # Torn, malformed or too slow: what came so far is enough for people to read.
+        pass
+    finally:
+        if not response.closed:
+            response.close()
+    return bytes(kept)
+
+
+def _os_reason(exc: OSError | ValueError) -> str:
+    return os_words(exc) if isinstance(exc, OSError) else type(exc).__name__
+
+
+def _target(url: str) -> URL:
+    """Return the URL to request: exactly as it was written, where that is possible.
+
+    yarl decodes what it thinks needs no escape (``%2F`` in a query), which breaks URLs that were
+    signed as a whole. As it is written is taken only if that names the same host and port as
+    the reading that was judged.
+    """
+    read = URL(url)
+    if url.isascii():
+        exact = URL(url, encoded=True)
+        same = (exact.scheme, exact.raw_host, exact.port) == (read.scheme, read.raw_host, read.port)
+        if same and exact.raw_path:
+            return exact
+    return read
+
+
+def _secret_parts(url: URL, values: Collection[str]) -> list[str]:
+    """Return what must not be shown when a receiver repeats it, longest first."""
+    parts = {url.raw_path_qs, url.raw_query_string, url.raw_user, url.raw_password, url.password}
+    parts.update(url.raw_parts, url.parts, url.query.values(), values)
+    # "Bearer abc" is as secret without its first word.
+    parts.update(value.rpartition(" ")[2] for value in values)
+    long_enough = {part for part in parts if part and len(part) >= SECRET_CHARACTERS}
+    return sorted(long_enough, key=len, reverse=True)
