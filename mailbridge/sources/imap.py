@@ -18,16 +18,16 @@ from mailbridge.model import AccessToken, TokenSource
 from mailbridge.sources.imap_connection import Connection, ImapServer, plain
 from mailbridge.sources.imap_plan import FetchLimits, Suspects
 from mailbridge.sources.imap_session import (
-    After,
     Driver,
     ImapSession,
     Run,
+    Settling,
     Start,
     Watch,
     session_end,
 )
 
-__all__ = ["After", "FetchLimits", "ImapServer", "ImapSession", "ImapSource", "Start"]
+__all__ = ["FetchLimits", "ImapServer", "ImapSession", "ImapSource", "Settling", "Start"]
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +41,7 @@ class ImapSource:
     ``token`` gives the token for a new session, ``refresh`` a fresh one when the server
     refuses it. ``run`` runs a blocking function in the shared worker threads. ``fetch_room``
     is entered around every fetch of bodies, so that many mailboxes share a bound on memory.
+    ``after`` is what settling does; ``move_to`` names the folder for ``move``.
     ``ValueError`` for a name with control characters.
     """
 
@@ -56,15 +57,17 @@ class ImapSource:
         run: Run,
         now: Callable[[], datetime],
         start: Start = "new",
-        after: After | None = None,
+        after: Settling = "keep",
+        move_to: str | None = None,
         limits: FetchLimits | None = None,
         fetch_room: AbstractAsyncContextManager[Any] | None = None,
     ) -> None:
-        after = after or After()
+        if (after == "move") != bool(move_to):
+            raise ValueError("`after: move` and the folder to move to belong together")
         self.mailbox = mailbox
         self.folder = plain("folder", folder)
         self._address = plain("address", address)
-        plain("target folder", after.folder)
+        plain("target folder", move_to or "")
         self._server = server
         self._token = token
         self._refresh = refresh
@@ -75,6 +78,7 @@ class ImapSource:
             folder=folder,
             start=start,
             after=after,
+            move_to=move_to or "",
             limits=limits or FetchLimits(),
             fetch_room=fetch_room or nullcontext(),
             now=now,
@@ -104,7 +108,7 @@ class ImapSource:
 
     async def _open(self, token: AccessToken) -> Driver:
         driver = Driver(Connection(self._server), self._run)
-        readonly = self._watch.after.action == "keep"
+        readonly = self._watch.after == "keep"
         try:
             await driver.call(
                 driver.connection.start, self._address, token.value, self.folder, readonly

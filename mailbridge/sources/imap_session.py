@@ -44,6 +44,7 @@ log = structlog.get_logger(__name__)
 
 Run = Callable[..., Awaitable[Any]]
 Start = Literal["new", "all"] | date
+Settling = Literal["keep", "seen", "delete", "move"]
 
 #: seconds for one command with all that it brings; the socket's own timeout only ends silence
 COMMAND_BUDGET: Final = 900.0
@@ -64,21 +65,15 @@ _FATAL: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class After:
-    """What settling does: keep | seen | delete | move (to ``folder``)."""
-
-    action: Literal["keep", "seen", "delete", "move"] = "keep"
-    folder: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
     """What a session needs to know of its source. ``fetch_room`` bounds bodies in hand."""
 
     mailbox: str
     folder: str
     start: Start
-    after: After
+    after: Settling
+    #: the folder for ``move``
+    move_to: str
     limits: FetchLimits
     fetch_room: AbstractAsyncContextManager[Any]
     now: Callable[[], datetime]
@@ -311,7 +306,6 @@ class ImapSession:
     def _gap(self, uid: int, reason: str, before: Gap | None = None) -> Gap:
         gap = next_gap(self._ref(uid), reason, self._watch.now(), before)
         self._watch.suspects.cleared([uid])
-        self._log.warning("message.gapped", uid=uid, reason=reason, tries=gap.tries)
         return gap
 
     # -- gaps ---------------------------------------------------------------------------------
@@ -414,12 +408,12 @@ class ImapSession:
         watch, server = self._watch, self._server
         ours = [ref for ref in refs if (ref.mailbox, ref.folder) == (watch.mailbox, watch.folder)]
         uids = sorted({ref.uid for ref in ours if ref.uidvalidity == server.uidvalidity})
-        if uids and watch.after.action == "seen":
+        if uids and watch.after == "seen":
             await self._call(server.mark_seen, uids)
-        elif uids and watch.after.action == "delete":
+        elif uids and watch.after == "delete":
             await self._call(server.delete, uids)
-        elif uids and watch.after.action == "move":
-            await self._call(server.move, uids, watch.after.folder)
+        elif uids and watch.after == "move":
+            await self._call(server.move, uids, watch.move_to)
         return ours
 
 
