@@ -1,0 +1,222 @@
+"""A message, or a notice, to the JSON that a webhook gets (schema ``mailbridge/1``). Pure.
+
+The bytes depend on nothing but the stored message and the settings: no clock, no counter.
+So every attempt and every replay of a delivery sends the same body.
+"""
+
+from __future__ import annotations
+
+import binascii
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
+
+import orjson
+
+from mailbridge import __version__
+from mailbridge.model import StoredMail
+from mailbridge.parse import Address, Attachment, Body, ParsedMessage
+from mailbridge.trust import Verdict, judge
+
+SCHEMA: Final = "mailbridge/1"
+#: a mail accepted later than this after it was received is marked stale
+STALE_AFTER: Final = timedelta(minutes=15)
+#: bytes of attachments that one event carries inline, all together, unless told otherwise
+INLINE_BYTES: Final = 5 * 1024 * 1024
+
+AttachmentsMode = Literal["none", "meta", "inline"]
+
+NOTICE_TYPES: Final = frozenset(
+    {
+        "mail.vanished",
+        "delivery.dead",
+        "mailbox.degraded",
+        "mailbox.recovered",
+        "secret.expiring",
+        "send.sent",
+        "send.failed",
+        "send.held",
+        "test.ping",
+    }
+)
+MAIL_TYPE: Final = "mail.received"
+EVENT_TYPES: Final = frozenset({MAIL_TYPE, *NOTICE_TYPES})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventSettings:
+    """How a sink wants its mails. ``attachments_max`` are bytes before base64, per event."""
+
+    attachments: AttachmentsMode = "meta"
+    attachments_max: int = INLINE_BYTES
+    stale_after: timedelta = STALE_AFTER
+
+
+def mail_event(
+    mail: StoredMail, message: ParsedMessage, settings: EventSettings | None = None
+) -> bytes:
+    """Return the body of ``mail.received``: valid UTF-8, the same for every attempt."""
+    return _dumped(
+        {
+            "type": MAIL_TYPE,
+            "timestamp": stamp(mail.accepted_at),
+            "schema": SCHEMA,
+            "data": mail_data(mail, message, settings or EventSettings()),
+        }
+    )
+
+
+def mail_data(mail: StoredMail, message: ParsedMessage, settings: EventSettings) -> dict[str, Any]:
+    """Return the ``data`` object of ``mail.received``; inline contents are ``orjson.Fragment``."""
+    verdict = judge(message)
+    return {
+        **_place(mail, settings),
+        **_said(message),
+        "text": _body(message.text) or _NO_TEXT,
+        "html": _body(message.html),
+        "text_from_html": message.text_from_html,
+        "attachments": _attachments(message.attachments, settings),
+        **_judged(message, verdict),
+        "fields": {},
+        "route": None,
+        "parse": {
+            "status": message.status,
+            "defects": list(message.defects),
+            "limits_hit": list(message.limits_hit),
+            "parser": f"mailbridge/{__version__} {message.parser}",
+        },
+    }
+
+
+def notice_event(type_: str, id_: str, mailbox: str, at: datetime, data: dict[str, Any]) -> bytes:
+    """Return the body of an event that is no mail. ``data`` comes without ``id`` and ``mailbox``.
+
+    Raises ``ValueError`` for a type that does not exist: that is a bug, not a mail.
+    """
+    if type_ not in NOTICE_TYPES:
+        msg = f"no such event type: {type_}"
+        raise ValueError(msg)
+    body = {
+        "type": type_,
+        "timestamp": stamp(at),
+        "schema": SCHEMA,
+        "data": {"id": id_, "mailbox": mailbox, **data},
+    }
+    return _dumped(body)
+
+
+def stamp(moment: datetime) -> str:
+    """Return an instant as RFC 3339 in UTC with milliseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def _place(mail: StoredMail, settings: EventSettings) -> dict[str, Any]:
+    received = mail.received_at
+    return {
+        "id": mail.id,
+        "mailbox": mail.ref.mailbox,
+        "address": mail.address,
+        "folder": mail.ref.folder,
+        "source": mail.ref.source(),
+        "received_at": stamp(received) if received else None,
+        "accepted_at": stamp(mail.accepted_at),
+        "stale": received is not None and mail.accepted_at - received > settings.stale_after,
+        "size": len(mail.raw),
+        "raw_sha256": mail.raw_sha256,
+    }
+
+
+def _said(message: ParsedMessage) -> dict[str, Any]:
+    date = message.date
+    return {
+        "headers": [{"name": h.name, "value": h.value} for h in message.headers],
+        "from": _author(message),
+        "sender": _address(message.sender) if message.sender else None,
+        "to": _addresses(message.to),
+        "cc": _addresses(message.cc),
+        "bcc": _addresses(message.bcc),
+        "reply_to": _addresses(message.reply_to),
+        "delivered_to": list(message.delivered_to),
+        "subject": message.subject,
+        "date": date.isoformat() if date else None,
+        "date_raw": message.date_raw,
+        "message_id": message.message_id,
+        "in_reply_to": message.in_reply_to,
+        "references": list(message.references),
+    }
+
+
+def _judged(message: ParsedMessage, verdict: Verdict) -> dict[str, Any]:
+    return {"auth": verdict.auth, "trust": verdict.trust, "auto": verdict.auto}
+
+
+def _author(message: ParsedMessage) -> dict[str, Any] | None:
+    if message.from_raw is None:
+        return None
+    first = message.from_[0] if message.from_ else Address(None, None)
+    return {"name": first.name, "address": first.address, "raw": message.from_raw}
+
+
+def _address(address: Address) -> dict[str, Any]:
+    return {"name": address.name, "address": address.address}
+
+
+def _addresses(addresses: tuple[Address, ...]) -> list[dict[str, Any]]:
+    return [{"name": address.name, "address": address.address} for address in addresses]
+
+
+_NO_TEXT: Final = {"content": "", "charset": None, "truncated": False, "size": 0}
+
+
+def _body(body: Body | None) -> dict[str, Any] | None:
+    return None if body is None else body._asdict()
+
+
+def _attachments(
+    attachments: tuple[Attachment, ...], settings: EventSettings
+) -> list[dict[str, Any]]:
+    if settings.attachments == "none":
+        return []
+    room = settings.attachments_max if settings.attachments == "inline" else -1
+    listed = []
+    for index, part in enumerate(attachments):
+        entry: dict[str, Any] = {
+            "index": index,
+            "filename": part.filename,
+            "filename_raw": part.filename_raw,
+            "content_type": part.content_type,
+            "size": part.size,
+            "sha256": part.sha256,
+            "disposition": part.disposition,
+            "content_id": part.content_id,
+        }
+        if settings.attachments == "inline":
+            fits = part.size <= room
+            room -= part.size if fits else 0
+            entry["content_base64"] = _base64(part.content) if fits else None
+        listed.append(entry)
+    return listed
+
+
+def _base64(content: bytes) -> orjson.Fragment:
+    # Nothing in base64 needs escaping, so the JSON string is made without looking at it again.
+    return orjson.Fragment(b'"' + binascii.b2a_base64(content, newline=False) + b'"')
+
+
+def _dumped(body: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except TypeError:
+        # A lone surrogate in a name from the outside (a folder, say): everything else that
+        # mailbridge puts here was cleaned before.
+        return orjson.dumps(_mended(body))
+
+
+def _mended(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    if isinstance(value, dict):
+        return {_mended(key): _mended(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_mended(item) for item in value]
+    return value

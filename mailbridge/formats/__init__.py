@@ -1,0 +1,1 @@
+"""What a webhook's body looks like; one module per format."""

@@ -1,0 +1,60 @@
+"""The format ``mailbridge``: the events of ``mailbridge.event`` as they are."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from mailbridge.event import (
+    INLINE_BYTES,
+    STALE_AFTER,
+    AttachmentsMode,
+    EventSettings,
+    mail_event,
+    notice_event,
+)
+from mailbridge.model import Delivery
+from mailbridge.parse import ParsedMessage, parse
+
+
+class NativeFormat:
+    """Renders a claimed delivery. Pure: the same delivery gives the same bytes, every time.
+
+    Never raises because of what a mail contains. A mail for which not even the event could be
+    built is rendered as ``failed``, with its place, size and hash, so that the receiver
+    learns of it and can ask for the raw message.
+    """
+
+    content_type = "application/json; charset=utf-8"
+
+    def __init__(
+        self,
+        attachments_mode: AttachmentsMode = "meta",
+        attachments_max: int = INLINE_BYTES,
+        *,
+        stale_after: timedelta = STALE_AFTER,
+    ) -> None:
+        self._settings = EventSettings(
+            attachments=attachments_mode,
+            attachments_max=attachments_max,
+            stale_after=stale_after,
+        )
+
+    def body(self, delivery: Delivery) -> bytes:
+        """Return the exact bytes to sign and send; ``ValueError`` for a delivery of nothing."""
+        if delivery.mail is None:
+            if delivery.body is None:
+                msg = f"delivery {delivery.id} has neither a mail nor a body"
+                raise ValueError(msg)
+            return notice_event(
+                delivery.type,
+                delivery.event_id,
+                delivery.mailbox,
+                delivery.created_at,
+                delivery.body,
+            )
+        message = parse(delivery.mail.raw)
+        try:
+            return mail_event(delivery.mail, message, self._settings)
+        except Exception:  # noqa: BLE001 - a mail must reach its receiver even past a bug of ours
+            failed = ParsedMessage(status="failed", defects=("event-failed",))
+            return mail_event(delivery.mail, failed, self._settings)

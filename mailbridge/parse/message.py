@@ -1,0 +1,225 @@
+"""Puts a message together: header fields, structure, the text, the html, the attachments."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final, Literal, NamedTuple
+
+from mailbridge.parse import addresses, charset, filenames, plain, structure
+from mailbridge.parse import headers as header_fields
+from mailbridge.parse.parsed import (
+    ATTACHMENTS,
+    FILENAME_BYTES,
+    HTML_BYTES,
+    TEXT_BYTES,
+    Address,
+    Attachment,
+    Body,
+    Findings,
+    Header,
+    ParsedMessage,
+)
+
+_ID = re.compile(r"<[^<>\s]{1,998}>")
+_REFERENCES: Final = 1000
+_FILENAME_RAW: Final = 4 * FILENAME_BYTES
+_TOKEN: Final = 60
+
+
+def parse(raw: bytes) -> ParsedMessage:
+    """Read a message. Never raises, whatever the bytes; never long, whatever the size.
+
+    Two ways lead to the same result: fast-mail-parser, for all that is surely harmless, and a
+    tolerant walk for the rest. Should both fail, the header fields alone are returned.
+    """
+    findings = Findings()
+    try:
+        return _parse(raw, findings)
+    except Exception:  # noqa: BLE001 - the mail must reach its receiver even past a bug of ours
+        return _bytewise(raw)
+
+
+def _parse(raw: bytes, findings: Findings) -> ParsedMessage:
+    if not raw.strip():
+        findings.defect("empty")
+    start = header_fields.preamble(raw, findings)
+    section = header_fields.section(raw, start, findings)
+    headers = tuple(header_fields.headers(section, findings))
+    first = {header.key: header.raw for header in reversed(headers)}
+    root = structure.root_of(first, findings)
+    leaves, parser = _body(root, raw, min(section.body_at, len(raw)), findings)
+    content = _content(leaves, findings)
+    return _message(headers, first, root, content, parser, findings)
+
+
+def _body(
+    root: structure.Root, raw: bytes, body_at: int, findings: Findings
+) -> tuple[list[structure.Leaf], Literal["fast", "tolerant"]]:
+    # What the fast way finds wrong before it gives up is found again by the other one.
+    tentative = Findings(dict(findings.defects), dict(findings.limits))
+    try:
+        leaves = structure.fast(root, raw, body_at, tentative)
+    except structure.Refused:
+        return structure.tolerant(root, raw, body_at, findings), "tolerant"
+    findings.defects, findings.limits = tentative.defects, tentative.limits
+    return leaves, "fast"
+
+
+class _Content(NamedTuple):
+    text: Body | None
+    html: Body | None
+    text_from_html: bool
+    attachments: tuple[Attachment, ...]
+
+
+def _content(leaves: list[structure.Leaf], findings: Findings) -> _Content:
+    """Choose the first text and the first html; every other part is listed as attachment."""
+    text: Body | None = None
+    html: Body | None = None
+    attachments: list[Attachment] = []
+    for leaf in leaves:
+        declared = leaf.headers.get("content-disposition", "")
+        attached = declared.lstrip()[:10].lower() == "attachment"
+        label = leaf.parameters.get("charset")
+        if text is None and leaf.content_type == "text/plain" and not attached:
+            text = charset.body(leaf.content, label, TEXT_BYTES, findings, "text")
+        elif html is None and leaf.content_type == "text/html" and not attached:
+            html = charset.body(leaf.content, label, HTML_BYTES, findings, "html")
+        elif len(attachments) < ATTACHMENTS:
+            attachments.append(_attachment(leaf, declared, findings))
+        else:
+            findings.limit("attachments")
+    if html is None or text is not None:
+        return _Content(text, html, text_from_html=False, attachments=tuple(attachments))
+    derived = charset.body(
+        plain.text_of(html.content).encode(), "utf-8", TEXT_BYTES, findings, "text"
+    )
+    derived = derived._replace(truncated=derived.truncated or html.truncated)
+    return _Content(derived, html, text_from_html=True, attachments=tuple(attachments))
+
+
+def _attachment(leaf: structure.Leaf, declared: str, findings: Findings) -> Attachment:
+    disposition, parameters = "", {}
+    if declared:
+        disposition, parameters = header_fields.parameters(declared, findings)
+    name = parameters.get("filename") or leaf.parameters.get("name")
+    if name:
+        if "=?" in name:
+            name = header_fields.decode_words(name, findings)
+        name = charset.clean_line(name[:_FILENAME_RAW], findings)
+    content_id = leaf.headers.get("content-id")
+    return Attachment(
+        filenames.cleaned(name) if name else None,
+        name or None,
+        leaf.content_type,
+        len(leaf.content),
+        hashlib.sha256(leaf.content).hexdigest(),
+        charset.clean_line(disposition[:_TOKEN], findings) or None,
+        charset.clean_line(content_id.strip().strip("<>"), findings) if content_id else None,
+        leaf.content,
+    )
+
+
+def _message(  # noqa: PLR0913 - the pieces of one message, put together once
+    headers: tuple[Header, ...],
+    first: dict[str, str],
+    root: structure.Root,
+    content: _Content,
+    parser: Literal["fast", "tolerant", "none"],
+    findings: Findings,
+) -> ParsedMessage:
+    authors = _authors(headers, findings)
+    named = _Named(first, findings)
+    subject = first.get("subject")
+    date_raw = first.get("date")
+    moment = header_fields.date(date_raw) if date_raw else None
+    if date_raw and moment is None:
+        findings.defect("date-invalid")
+    references = tuple(_ID.findall(first.get("references", "")))
+    senders = named.mailboxes("sender")
+    recipients = {name: named.mailboxes(name) for name in ("reply-to", "to", "cc", "bcc")}
+    return ParsedMessage(
+        headers=headers,
+        from_=authors.addresses,
+        from_fields=authors.fields,
+        from_ambiguous=authors.ambiguous,
+        from_raw=first.get("from"),
+        sender=senders[0] if senders else None,
+        reply_to=recipients["reply-to"],
+        to=recipients["to"],
+        cc=recipients["cc"],
+        bcc=recipients["bcc"],
+        delivered_to=tuple(h.value for h in headers if h.key == "delivered-to"),
+        subject=header_fields.decode_words(subject, findings) if subject else subject,
+        date=moment,
+        date_raw=date_raw,
+        message_id=_id_of(first.get("message-id")),
+        in_reply_to=_id_of(first.get("in-reply-to")),
+        references=references[-_REFERENCES:],
+        content_type=root.content_type,
+        report_type=root.parameters.get("report-type"),
+        text=content.text,
+        html=content.html,
+        text_from_html=content.text_from_html,
+        attachments=content.attachments,
+        parser=parser,
+        # Read last: every line above may still have found something.
+        status=findings.status(),
+        defects=tuple(findings.defects),
+        limits_hit=tuple(findings.limits),
+    )
+
+
+class _Named(NamedTuple):
+    """The address fields of a message, each read from its first occurrence."""
+
+    first: dict[str, str]
+    findings: Findings
+
+    def mailboxes(self, name: str) -> tuple[Address, ...]:
+        raw = self.first.get(name)
+        return addresses.parse(raw, self.findings).addresses if raw else ()
+
+
+class _Authors(NamedTuple):
+    addresses: tuple[Address, ...]
+    fields: int
+    ambiguous: bool
+
+
+def _authors(headers: tuple[Header, ...], findings: Findings) -> _Authors:
+    found: list[Address] = []
+    fields = 0
+    ambiguous = False
+    for header in headers:
+        if header.key == "from":
+            field = addresses.parse(header.raw, findings)
+            fields += 1
+            found.extend(field.addresses)
+            ambiguous = ambiguous or field.ambiguous
+    if ambiguous or fields > 1:
+        findings.defect("from-ambiguous")
+    if not fields:
+        findings.defect("from-missing")
+    return _Authors(tuple(found), fields, ambiguous or fields != 1 or len(found) != 1)
+
+
+def _id_of(value: str | None) -> str | None:
+    if not value:
+        return None
+    match = _ID.search(value)
+    return match[0] if match else value
+
+
+def _bytewise(raw: bytes) -> ParsedMessage:
+    """Keep what can be read of the header fields with no parser at all."""
+    headers = []
+    for line in raw[: 64 * 1024].split(b"\n")[:200]:
+        name, colon, value = line.decode("ascii", "replace").partition(":")
+        if not line.strip():
+            break
+        if colon and name.isprintable() and " " not in name:
+            text = "".join(c if c.isprintable() else "\ufffd" for c in value.strip())
+            headers.append(Header(name, text, text, name.lower()))
+    return ParsedMessage(status="failed", defects=("parser-failed",), headers=tuple(headers))
