@@ -1,7 +1,7 @@
 """The Entra ID v2.0 endpoints that a daemon meets, over HTTPS on loopback.
 
-Discovery, instance discovery, JWKS, and the token endpoint. What a grant does stands in
-``grants`` under its ``grant_type``, so that further grants are added there.
+Discovery, instance discovery, JWKS, and the token endpoint, whose grants stand in
+``entra_grants``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import ssl
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -22,38 +22,21 @@ from urllib.parse import unquote_plus, urlsplit
 import orjson
 from aiohttp import web
 
+from mailbridge.sandbox import entra_documents as documents
 from mailbridge.sandbox import entra_errors as errors
 from mailbridge.sandbox.directory import App, Directory
+from mailbridge.sandbox.entra_documents import SHARED
 from mailbridge.sandbox.entra_errors import EntraError
+from mailbridge.sandbox.entra_grants import GRANTS, Grant, TokenCall
 from mailbridge.sandbox.faults import Faults
 from mailbridge.sandbox.tokens import TokenService
 
-#: pseudo tenants: any account, work accounts, personal accounts
-_SHARED: Final = frozenset({"common", "organizations", "consumers"})
-#: resources that every tenant with Exchange has
-_RESOURCES: Final = frozenset(
-    {
-        "https://outlook.office365.com",
-        "https://outlook.office.com",
-        "https://ps.outlook.com",
-        "https://graph.microsoft.com",
-        "00000002-0000-0ff1-ce00-000000000000",
-        "00000003-0000-0000-c000-000000000000",
-    }
-)
-_KNOWN_INSTANCES: Final = (
-    "login.microsoftonline.com",
-    "login.windows.net",
-    "login.microsoft.com",
-    "sts.windows.net",
-)
 _GUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _DNS_NAME: Final = re.compile(r"(?=.{4,253}$)[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})+", re.IGNORECASE)
 _HTML_PAGE: Final = (
     b"<!DOCTYPE html>\r\n<html><head><title>Sign in to your account</title></head>"
     b"<body><h1>Service Unavailable</h1></body></html>\r\n"
 )
-_SUFFIX: Final = "/.default"
 #: seconds that open requests get when the server stops
 _STOP_SECONDS: Final = 0.2
 
@@ -69,47 +52,6 @@ class TokenRequest:
     status: int
     code: int | None
     correlation_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenCall:
-    """What a grant has to work with: the form, the app it authenticated as, the tenant."""
-
-    app: App
-    form: dict[str, str]
-    directory: Directory
-    tokens: TokenService
-    tenant: str
-
-
-Grant = Callable[[TokenCall], Awaitable[dict[str, Any]]]
-
-
-async def client_credentials(call: TokenCall) -> dict[str, Any]:
-    """Grant an app-only token; without consent it is one without roles, not an error."""
-    if call.tenant in _SHARED:
-        raise errors.no_tenant()
-    audience = _resource(call)
-    return {
-        "token_type": "Bearer",
-        "expires_in": call.app.lifetime,
-        "ext_expires_in": call.app.lifetime,
-        "access_token": call.tokens.app_token(call.app, audience=audience),
-    }
-
-
-def _resource(call: TokenCall) -> str:
-    scopes = call.form.get("scope", "").split()
-    if not scopes:
-        raise errors.missing_parameter("scope")
-    if not all(scope.endswith(_SUFFIX) for scope in scopes):
-        raise errors.scope_without_default(" ".join(scopes))
-    if len(scopes) > 1:
-        raise errors.several_scopes(" ".join(scopes))
-    resource = scopes[0].removesuffix(_SUFFIX)
-    if resource.rstrip("/").lower() not in _RESOURCES:
-        raise errors.unknown_resource(resource, call.directory.display_name)
-    return resource
 
 
 class Entra:
@@ -129,7 +71,7 @@ class Entra:
         self._now = now
         self._runner: web.AppRunner | None = None
         self.port = 0
-        self.grants: dict[str, Grant] = {"client_credentials": client_credentials}
+        self.grants: dict[str, Grant] = dict(GRANTS)
         self.requests: deque[TokenRequest] = deque(maxlen=10_000)
         #: how often openid-configuration was asked for
         self.discoveries = 0
@@ -199,7 +141,7 @@ class Entra:
 
     def _check_tenant(self, name: str, *, discovery: bool) -> None:
         lower = name.lower()
-        if lower in self._directory.names or lower in _SHARED:
+        if lower in self._directory.names or lower in SHARED:
             return
         if not _GUID.fullmatch(name) and not _DNS_NAME.fullmatch(name):
             raise errors.malformed_tenant(name, discovery=discovery)
@@ -221,71 +163,19 @@ class Entra:
         except EntraError as error:
             return self._refusal(error, request)
         cache = {"Cache-Control": "max-age=86400, private", "Access-Control-Allow-Origin": "*"}
-        return self._json(self._configuration(name.lower()), headers=cache)
-
-    def _configuration(self, name: str) -> dict[str, Any]:
-        # A domain is answered with the GUID in every URL; "common" stays as it is, and its
-        # issuer holds a literal placeholder.
-        tenant = name if name in _SHARED else self._directory.tenant_id
-        issuer = "{tenantid}" if name in _SHARED else tenant
-        base = f"{self.base_url}/{tenant}"
-        return {
-            "token_endpoint": f"{base}/oauth2/v2.0/token",
-            "token_endpoint_auth_methods_supported": [
-                "client_secret_post",
-                "private_key_jwt",
-                "client_secret_basic",
-            ],
-            "jwks_uri": f"{base}/discovery/v2.0/keys",
-            "response_modes_supported": ["query", "fragment", "form_post"],
-            "subject_types_supported": ["pairwise"],
-            "id_token_signing_alg_values_supported": ["RS256"],
-            "response_types_supported": ["code", "id_token", "code id_token", "id_token token"],
-            "scopes_supported": ["openid", "profile", "email", "offline_access"],
-            "issuer": f"{self.base_url}/{issuer}/v2.0",
-            "request_uri_parameter_supported": False,
-            "userinfo_endpoint": "https://graph.microsoft.com/oidc/userinfo",
-            "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
-            "device_authorization_endpoint": f"{base}/oauth2/v2.0/devicecode",
-            "http_logout_supported": True,
-            "frontchannel_logout_supported": True,
-            "end_session_endpoint": f"{base}/oauth2/v2.0/logout",
-            "claims_supported": [
-                *("sub", "iss", "cloud_instance_name", "cloud_instance_host_name"),
-                *("cloud_graph_host_name", "msgraph_host", "aud", "exp", "iat", "auth_time"),
-                *("acr", "nonce", "preferred_username", "name", "tid", "ver", "at_hash"),
-                *("c_hash", "email"),
-            ],
-            "kerberos_endpoint": f"{base}/kerberos",
-            "tenant_region_scope": "EU",
-            "cloud_instance_name": "microsoftonline.com",
-            "cloud_graph_host_name": "graph.windows.net",
-            "msgraph_host": "graph.microsoft.com",
-            "rbac_url": "https://pas.windows.net",
-        }
+        return self._json(
+            documents.configuration(
+                self.base_url, asked=name.lower(), tenant_id=self._directory.tenant_id
+            ),
+            headers=cache,
+        )
 
     async def _instance(self, request: web.Request) -> web.Response:
         endpoint = urlsplit(request.query.get("authorization_endpoint", ""))
         own = urlsplit(self.base_url).netloc
-        if endpoint.netloc not in {own, *_KNOWN_INSTANCES}:
+        if endpoint.netloc not in {own, *documents.INSTANCES}:
             return self._refusal(errors.unknown_instance(), request)
-        tenant = endpoint.path.strip("/").partition("/")[0]
-        aliases = list(_KNOWN_INSTANCES)
-        return self._json(
-            {
-                "tenant_discovery_endpoint": (
-                    f"https://{endpoint.netloc}/{tenant}/v2.0/.well-known/openid-configuration"
-                ),
-                "api-version": "1.1",
-                "metadata": [
-                    {
-                        "preferred_network": "login.microsoftonline.com",
-                        "preferred_cache": "login.windows.net",
-                        "aliases": aliases,
-                    }
-                ],
-            }
-        )
+        return self._json(documents.instance(endpoint))
 
     async def _keys(self, request: web.Request) -> web.Response:
         try:
@@ -297,7 +187,8 @@ class Entra:
     # --- tokens ------------------------------------------------------------------------------
 
     async def _token(self, request: web.Request) -> web.StreamResponse:
-        form = {key: value for key, value in (await request.post()).items() if _is_text(value)}
+        posted = await request.post()
+        form = {key: value for key, value in posted.items() if isinstance(value, str)}
         _add_basic(form, request.headers.get("Authorization", ""))
         response, code = await self._answer(request, form)
         self.requests.append(
@@ -385,10 +276,6 @@ class Entra:
         if all(s.expires_at is not None and s.expires_at <= moment for s in fitting):
             raise errors.expired_secret(client_id)
         return app
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 def _correlation(request: web.Request) -> str:

@@ -47,7 +47,7 @@ class EntraError(Exception):
 
 
 def wrong_secret(client_id: str) -> EntraError:
-    """The secret is none of the app's; most often somebody copied the secret's ID."""
+    """Say that the secret is none of the app's; most often somebody copied the secret's ID."""
     return EntraError(
         401,
         "invalid_client",
@@ -59,7 +59,7 @@ def wrong_secret(client_id: str) -> EntraError:
 
 
 def expired_secret(client_id: str) -> EntraError:
-    """The secret is right and too old."""
+    """Say that the secret is right and too old."""
     return EntraError(
         401,
         "invalid_client",
@@ -71,7 +71,7 @@ def expired_secret(client_id: str) -> EntraError:
 
 
 def no_credential(grant: str) -> EntraError:
-    """A confidential grant came without any credential."""
+    """Say that a confidential grant came without any credential."""
     return EntraError(
         401,
         "invalid_client",
@@ -82,7 +82,7 @@ def no_credential(grant: str) -> EntraError:
 
 
 def unknown_app(client_id: str, directory: str) -> EntraError:
-    """No app of this tenant has the client id."""
+    """Say that no app of this tenant has the client id."""
     return EntraError(
         400,
         "unauthorized_client",
@@ -95,7 +95,7 @@ def unknown_app(client_id: str, directory: str) -> EntraError:
 
 
 def disabled_app(client_id: str, name: str) -> EntraError:
-    """The enterprise app is switched off."""
+    """Say that the enterprise app is switched off."""
     return EntraError(
         400,
         "unauthorized_client",
@@ -105,7 +105,7 @@ def disabled_app(client_id: str, name: str) -> EntraError:
 
 
 def unknown_tenant(name: str, *, discovery: bool) -> EntraError:
-    """No such tenant; discovery and token endpoint name the error differently."""
+    """Say that there is no such tenant; discovery and token endpoint name the error differently."""
     return EntraError(
         400,
         "invalid_tenant" if discovery else "invalid_request",
@@ -117,7 +117,7 @@ def unknown_tenant(name: str, *, discovery: bool) -> EntraError:
 
 
 def malformed_tenant(name: str, *, discovery: bool) -> EntraError:
-    """What stands in the tenant's place is neither a GUID nor a domain."""
+    """Say that what stands in the tenant's place is neither a GUID nor a domain."""
     return EntraError(
         400,
         "invalid_tenant" if discovery else "invalid_request",
@@ -128,7 +128,7 @@ def malformed_tenant(name: str, *, discovery: bool) -> EntraError:
 
 
 def no_tenant() -> EntraError:
-    """An app by itself cannot sign in at ``common``: no user tells which tenant is meant."""
+    """Say that ``common`` tells no tenant when there is no user who belongs to one."""
     return EntraError(
         400,
         "invalid_request",
@@ -139,7 +139,7 @@ def no_tenant() -> EntraError:
 
 
 def missing_parameter(name: str) -> EntraError:
-    """A form field is absent."""
+    """Say that a form field is absent."""
     return EntraError(
         400,
         "invalid_request",
@@ -149,7 +149,7 @@ def missing_parameter(name: str) -> EntraError:
 
 
 def unsupported_grant(grant: str) -> EntraError:
-    """The ``grant_type`` is not one that this endpoint knows."""
+    """Say that the ``grant_type`` is none that this endpoint knows."""
     return EntraError(
         400,
         "unsupported_grant_type",
@@ -159,7 +159,7 @@ def unsupported_grant(grant: str) -> EntraError:
 
 
 def only_post(method: str) -> EntraError:
-    """The token endpoint was asked with another verb."""
+    """Say that the token endpoint was asked with another verb."""
     return EntraError(
         400,
         "invalid_request",
@@ -169,7 +169,7 @@ def only_post(method: str) -> EntraError:
 
 
 def scope_without_default(scope: str) -> EntraError:
-    """Client credentials ask for ``/.default`` and nothing else."""
+    """Say that client credentials ask for ``/.default`` and nothing else."""
     return EntraError(
         400,
         "invalid_scope",
@@ -180,7 +180,7 @@ def scope_without_default(scope: str) -> EntraError:
 
 
 def several_scopes(scope: str) -> EntraError:
-    """One token is for one resource."""
+    """Say that one token is for one resource."""
     return EntraError(
         400,
         "invalid_scope",
@@ -192,7 +192,7 @@ def several_scopes(scope: str) -> EntraError:
 
 
 def unknown_resource(resource: str, directory: str) -> EntraError:
-    """The scope names a resource that this tenant does not have."""
+    """Say that the scope names a resource that this tenant does not have."""
     return EntraError(
         400,
         "invalid_resource",
@@ -205,12 +205,12 @@ def unknown_resource(resource: str, directory: str) -> EntraError:
 
 
 def unknown_instance() -> EntraError:
-    """Instance discovery was asked about a login host that nobody knows."""
+    """Say that instance discovery was asked about a login host that nobody knows."""
     return EntraError(400, "invalid_instance", 50049, "Unknown or invalid instance.")
 
 
 def throttled() -> EntraError:
-    """Too many requests."""
+    """Say that there were too many requests."""
     return EntraError(
         429,
         "temporarily_unavailable",

@@ -168,7 +168,7 @@ class Faults:
             or (mailbox is not None and fault.mailbox != mailbox.lower())
         ]
 
-    def take(
+    def take(  # noqa: PLR0913 - what a fault can be narrowed down to, all by name
         self,
         name: str,
         *,

@@ -10,8 +10,9 @@ from email.parser import BytesHeaderParser
 from email.utils import getaddresses
 from typing import Final
 
-from mailbridge.sandbox.imap_protocol import ProtocolError, internal_date, quoted, text
+from mailbridge.sandbox.imap_protocol import internal_date, quoted, text
 from mailbridge.sandbox.imap_view import flags_text
+from mailbridge.sandbox.imap_wire import ProtocolError
 from mailbridge.sandbox.mailstore import Message
 
 _MACROS: Final = {
@@ -62,8 +63,8 @@ def _item(name: str) -> Item:
     if upper in _PLAIN:
         return Item(name=upper)
     if upper in _OLD_NAMES:
-        section, peek = _OLD_NAMES[upper]
-        return Item(name=upper, section=section, peek=peek)
+        section, is_peek = _OLD_NAMES[upper]
+        return Item(name=upper, section=section, peek=is_peek)
     match = _BODY.fullmatch(name)
     if match is None:
         raise ProtocolError("Command Argument Error. 11")

@@ -5,16 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from mailbridge.sandbox.imap_protocol import (
-    Command,
-    ProtocolError,
-    Refused,
-    decode_name,
-    text,
-    wire_name,
-    words,
-)
+from mailbridge.sandbox.imap_protocol import Command, decode_name, text, wire_name, words
 from mailbridge.sandbox.imap_view import View
+from mailbridge.sandbox.imap_wire import ProtocolError, Refused
 from mailbridge.sandbox.mailstore import FLAGS, Folder, Mailbox
 
 if TYPE_CHECKING:

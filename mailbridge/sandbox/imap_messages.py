@@ -18,10 +18,7 @@ from mailbridge.sandbox.imap_fetch import (
 from mailbridge.sandbox.imap_folders import folder_of, mailbox_of
 from mailbridge.sandbox.imap_protocol import (
     Command,
-    Disconnected,
     NumberSet,
-    ProtocolError,
-    Refused,
     decode_name,
     parse_internal_date,
     text,
@@ -29,6 +26,7 @@ from mailbridge.sandbox.imap_protocol import (
 )
 from mailbridge.sandbox.imap_search import Search
 from mailbridge.sandbox.imap_view import View, flags_line
+from mailbridge.sandbox.imap_wire import Disconnected, ProtocolError, Refused
 from mailbridge.sandbox.mailstore import Message, known_flags
 
 if TYPE_CHECKING:
@@ -133,7 +131,7 @@ class _Fetch:
         await self.session.wire.send(bytes(out))
 
     def _with_seen(self, message: Message) -> list[Item]:
-        """Set ``\\Seen`` when an item is no peek, and then show the flags unasked."""
+        """Mark as seen when an item is no peek, and then show the flags unasked."""
         reading = any(not item.peek for item in self.items)
         if not reading or self.view.read_only or _SEEN in message.flags:
             return self.items

@@ -10,8 +10,9 @@ from datetime import UTC, date, datetime
 from typing import Final
 
 from mailbridge.sandbox.imap_fetch import header_of
-from mailbridge.sandbox.imap_protocol import NumberSet, ProtocolError, text
+from mailbridge.sandbox.imap_protocol import MONTHS, NumberSet, text
 from mailbridge.sandbox.imap_view import View
+from mailbridge.sandbox.imap_wire import ProtocolError
 from mailbridge.sandbox.mailstore import Message
 
 Test = Callable[[Message], bool]
@@ -23,16 +24,15 @@ _FLAG_KEYS: Final = {
     "FLAGGED": "\\Flagged",
     "SEEN": "\\Seen",
 }
-_MONTHS: Final = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 _SET: Final = re.compile(r"[0-9*][0-9*:,]*")
 
 
 def _day(value: str) -> date:
     match = re.fullmatch(r"(\d{1,2})-([A-Za-z]{3})-(\d{4})", value)
-    if match is None or match[2].lower() not in _MONTHS:
+    if match is None or match[2].title() not in MONTHS:
         raise ProtocolError("Command Argument Error. 11")
     try:
-        return date(int(match[3]), _MONTHS.index(match[2].lower()) + 1, int(match[1]))
+        return date(int(match[3]), MONTHS.index(match[2].title()) + 1, int(match[1]))
     except ValueError as exc:
         raise ProtocolError("Command Argument Error. 11") from exc
 

@@ -13,8 +13,8 @@ from typing import Final
 
 from mailbridge.sandbox.exchange import Exchange
 from mailbridge.sandbox.faults import Faults
-from mailbridge.sandbox.imap_protocol import Wire
 from mailbridge.sandbox.imap_session import Session
+from mailbridge.sandbox.imap_wire import Wire
 
 _BACKEND: Final = "FR0P281CA0041.DEUP281.PROD.OUTLOOK.COM"
 _BEFORE: Final = (

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal
 
-from mailbridge.sandbox import imap_folders, imap_messages
+from mailbridge.sandbox import imap_access, imap_folders, imap_messages
 from mailbridge.sandbox.exchange import SignIn
-from mailbridge.sandbox.imap_protocol import (
+from mailbridge.sandbox.faults import Fault
+from mailbridge.sandbox.imap_protocol import Command, parse, text
+from mailbridge.sandbox.imap_view import View
+from mailbridge.sandbox.imap_wire import (
     LINE_LIMIT,
     LITERAL_LIMIT,
-    Command,
     Disconnected,
     ProtocolError,
     Refused,
     Wire,
-    parse,
     read_parts,
     tag_of,
-    text,
 )
-from mailbridge.sandbox.imap_view import View
 from mailbridge.sandbox.mailstore import Mailbox
 
 if TYPE_CHECKING:
@@ -32,12 +30,7 @@ if TYPE_CHECKING:
 
 _INVALID_STATE: Final = "Command received in Invalid state."
 _NOT_CONNECTED: Final = "User is authenticated but not connected."
-_SIGN_OFF: Final = "Microsoft Exchange Server IMAP4 server signing off."
 _EXPIRED: Final = "Session invalidated - AccessTokenExpired"
-#: bytes; a credential is longer than commands may be when a token carries many groups
-_CREDENTIAL_LIMIT: Final = 65_536
-#: what Gmail sends ahead of its NO, and RFC 7628 asks for
-_CHALLENGE: Final = b'{"status":"400","schemes":"Bearer","scope":"https://outlook.office.com/"}'
 #: capability without which a command does not exist
 _NEEDS: Final = {
     "IDLE": "IDLE",
@@ -64,7 +57,7 @@ class Verb:
 
 
 class Session:
-    """One connection. Handlers return what follows the tag: ``OK NOOP completed.``"""
+    """One connection. Its handlers return what follows the tag, ``OK NOOP completed.`` say."""
 
     def __init__(self, server: ImapServer, wire: Wire, *, number: int) -> None:
         self.server = server
@@ -211,32 +204,35 @@ class Session:
     async def _struck(self, command: Command) -> bool:
         """Let faults answer in place of the command; true when one did."""
         faults = self.server.faults
-        where = {
-            "mailbox": self.address,
-            "command": command.name,
-            "folder": self.view.folder.name if self.view else "",
-        }
-        slow = faults.take("imap.slow", **where)
+        slow = self._strike("imap.slow", command)
         self.wire.pace = slow["bytes_per_second"] if slow else None
-        if fault := faults.take("imap.hang", **where):
+        if fault := self._strike("imap.hang", command):
             await faults.hold(fault)
-        if faults.take("imap.token_expired", **where):
+        if self._strike("imap.token_expired", command):
             await self.bye(_EXPIRED)
             return True
-        if fault := faults.take("imap.drop_on_command", **where):
+        if fault := self._strike("imap.drop_on_command", command):
             if fault["reset"]:
                 self.wire.abort()
             raise Disconnected
-        if fault := faults.take("imap.bye_on_command", **where):
+        if fault := self._strike("imap.bye_on_command", command):
             await self.bye(fault["text"])
             return True
-        if fault := faults.take("imap.throttled", **where):
+        if fault := self._strike("imap.throttled", command):
             await self.throttle(command.tag, fault["milliseconds"], hang_up=fault["hang_up"])
             return True
-        if fault := faults.take("imap.server_unavailable", **where):
+        if fault := self._strike("imap.server_unavailable", command):
             await self.unavailable(command.tag, fault["form"], hang_up=fault["hang_up"])
             return True
         return False
+
+    def _strike(self, name: str, command: Command) -> Fault | None:
+        return self.server.faults.take(
+            name,
+            mailbox=self.address,
+            command=command.name,
+            folder=self.view.folder.name if self.view else "",
+        )
 
     async def throttle(self, tag: str, milliseconds: int, *, hang_up: bool) -> None:
         """Ask for a pause."""
@@ -252,144 +248,23 @@ class Session:
         if hang_up:
             await self.bye("Connection closed.")
 
-    # --- signing in ----------------------------------------------------------------------------
+    # --- the token's end -----------------------------------------------------------------------
+
+    def enter(self, signed_in: SignIn) -> None:
+        """Remember who signed in, and end the session when the token ends."""
+        self.signed_in = signed_in
+        self._expiry = asyncio.create_task(self._end_with_token(signed_in.expires_at))
 
     def _expired(self) -> bool:
         return self.signed_in is not None and self.server.now() >= self.signed_in.expires_at
 
-    async def _end_with_token(self) -> None:
-        assert self.signed_in is not None  # noqa: S101 - started by sign_in only
-        remaining = self.signed_in.expires_at - self.server.now()
+    async def _end_with_token(self, expires_at: datetime) -> None:
+        remaining = expires_at - self.server.now()
         await asyncio.sleep(max(0.0, remaining.total_seconds()))
         try:
             await self.bye(_EXPIRED)
         except Disconnected:
             self._ended = True
-
-    async def authenticate(self, command: Command) -> str:
-        """AUTHENTICATE, with or without an initial response."""
-        if not command.args:
-            raise ProtocolError("Command Argument Error. 12")
-        method = text(command.args[0]).upper()
-        credential = text(command.args[1]).encode("latin-1") if len(command.args) > 1 else None
-        if credential is not None and "SASL-IR" in self.server.hidden(""):
-            raise ProtocolError("Command Argument Error. 12")
-        if method not in {"XOAUTH2", "PLAIN"}:
-            raise ProtocolError("Command Argument Error. 12")
-        if credential is None:
-            await self.wire.send(b"+ \r\n")
-            credential = await self.wire.line(_CREDENTIAL_LIMIT)
-            if credential == b"*":
-                raise ProtocolError("AUTHENTICATE cancelled.")
-        if method == "PLAIN":
-            # Passwords were switched off for good at the end of 2022.
-            return self._refuse("AUTHENTICATE")
-        return await self._sign_in(credential)
-
-    def _refuse(self, name: str) -> str:
-        self.server.refusals += 1
-        return f"NO {name} failed."
-
-    async def _sign_in(self, credential: bytes) -> str:
-        server = self.server
-        signed_in = server.exchange.sign_in(credential, role="IMAP.AccessAsApp")
-        address = signed_in.address if signed_in else ""
-        if signed_in is None or server.faults.take("imap.auth_failed", mailbox=address):
-            if server.faults.active("imap.challenge_on_failure", mailbox=address):
-                await self.wire.send(b"+ " + base64.b64encode(_CHALLENGE) + b"\r\n")
-                await self.wire.line()
-            return self._refuse("AUTHENTICATE")
-        server.logins += 1
-        self.signed_in = signed_in
-        self.box = self._open(signed_in)
-        self._expiry = asyncio.create_task(self._end_with_token())
-        return "OK AUTHENTICATE completed."
-
-    def _open(self, signed_in: SignIn) -> Mailbox | None:
-        faults, address = self.server.faults, signed_in.address
-        box = signed_in.mailbox
-        if box is None or not box.imap_enabled:
-            return None
-        crowd = len(self.server.sessions_of(address))
-        limits = faults.active("imap.session_limit", mailbox=address)
-        if any(crowd > fault["limit"] for fault in limits):
-            return None
-        return None if faults.take("imap.not_connected", mailbox=address) else box
-
-    async def login(self, _command: Command) -> str:
-        """LOGIN: basic authentication is gone."""
-        return self._refuse("LOGIN")
-
-    # --- commands of any state -----------------------------------------------------------------
-
-    async def capability(self, _command: Command) -> str:
-        """CAPABILITY."""
-        listed = self.server.capabilities(self.address, signed_in=self.signed_in is not None)
-        await self.untagged("CAPABILITY " + " ".join(listed))
-        return "OK CAPABILITY completed."
-
-    async def identify(self, _command: Command) -> str:
-        """ID (RFC 2971)."""
-        await self.untagged('ID ("name" "Microsoft.Exchange.Imap4.Imap4Server" "version" "15.20")')
-        return "OK ID completed"
-
-    async def noop(self, command: Command) -> str:
-        """NOOP and CHECK: the answer carries the news."""
-        return f"OK {command.name} completed."
-
-    async def logout(self, command: Command) -> str:
-        """LOGOUT."""
-        await self.untagged(f"BYE {_SIGN_OFF}")
-        await self.wire.send(f"{command.tag} OK LOGOUT completed.\r\n".encode())
-        raise Disconnected
-
-    async def namespace(self, _command: Command) -> str:
-        """NAMESPACE (RFC 2342)."""
-        await self.untagged('NAMESPACE (("" "/")) NIL NIL')
-        return "OK NAMESPACE completed."
-
-    async def enable(self, command: Command) -> str:
-        """ENABLE, which only the new front end has."""
-        if not self.server.faults.active("imap.new_front_end", mailbox=self.address):
-            raise ProtocolError("Command Error. 10")
-        self.rev2 = self.rev2 or any(text(arg).upper() == "IMAP4REV2" for arg in command.args)
-        await self.untagged("ENABLED IMAP4rev2" if self.rev2 else "ENABLED")
-        return "OK ENABLE completed."
-
-    async def idle(self, _command: Command) -> str:
-        """IDLE (RFC 2177): pushes news until the client says DONE."""
-        faults = self.server.faults
-        if self.view is not None and faults.take("imap.exists_before_idle", mailbox=self.address):
-            await self.untagged(f"{len(self.view.uids)} EXISTS")
-        silent = faults.take("imap.silent_idle", mailbox=self.address) is not None
-        await self.wire.send(b"+ IDLE accepted, awaiting DONE command.\r\n")
-        reading = asyncio.create_task(self.wire.line())
-        try:
-            async with asyncio.timeout(self.server.limits.idle_seconds):
-                line = await self._push_until(reading, None if silent else self.view)
-        except TimeoutError:
-            await self.bye("Connection is closed. 13")
-            raise Disconnected from None
-        finally:
-            reading.cancel()
-        if not re.fullmatch(rb"done", line.strip(), re.IGNORECASE):
-            raise ProtocolError("Command Argument Error. 12")
-        return "OK IDLE completed."
-
-    async def _push_until(self, reading: asyncio.Task[bytes], view: View | None) -> bytes:
-        while view is not None:
-            changed = asyncio.create_task(view.changed.wait())
-            try:
-                await asyncio.wait({reading, changed}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                changed.cancel()
-            if reading.done():
-                break
-            if view.lost:
-                await self.bye("Connection closed. 14")
-                raise Disconnected
-            await self.wire.send(view.news())
-        return await reading
 
 
 def _verb(handler: Handler, state: State) -> Verb:
@@ -397,15 +272,15 @@ def _verb(handler: Handler, state: State) -> Verb:
 
 
 VERBS: Final = {
-    "CAPABILITY": _verb(Session.capability, "any"),
-    "ID": _verb(Session.identify, "any"),
-    "NOOP": _verb(Session.noop, "any"),
-    "LOGOUT": _verb(Session.logout, "any"),
-    "AUTHENTICATE": _verb(Session.authenticate, "anonymous"),
-    "LOGIN": _verb(Session.login, "anonymous"),
-    "NAMESPACE": _verb(Session.namespace, "signed-in"),
-    "ENABLE": _verb(Session.enable, "signed-in"),
-    "IDLE": _verb(Session.idle, "signed-in"),
+    "CAPABILITY": _verb(imap_access.capability, "any"),
+    "ID": _verb(imap_access.identify, "any"),
+    "NOOP": _verb(imap_access.noop, "any"),
+    "LOGOUT": _verb(imap_access.logout, "any"),
+    "AUTHENTICATE": _verb(imap_access.authenticate, "anonymous"),
+    "LOGIN": _verb(imap_access.login, "anonymous"),
+    "NAMESPACE": _verb(imap_access.namespace, "signed-in"),
+    "ENABLE": _verb(imap_access.enable, "signed-in"),
+    "IDLE": _verb(imap_access.idle, "signed-in"),
     "LIST": _verb(imap_folders.list_folders, "signed-in"),
     "LSUB": _verb(imap_folders.list_subscribed, "signed-in"),
     "STATUS": _verb(imap_folders.status, "signed-in"),
@@ -417,7 +292,7 @@ VERBS: Final = {
     "SUBSCRIBE": _verb(imap_folders.subscribe, "signed-in"),
     "UNSUBSCRIBE": _verb(imap_folders.subscribe, "signed-in"),
     "APPEND": _verb(imap_messages.append, "signed-in"),
-    "CHECK": _verb(Session.noop, "selected"),
+    "CHECK": _verb(imap_access.noop, "selected"),
     "CLOSE": _verb(imap_folders.close, "selected"),
     "UNSELECT": _verb(imap_folders.close, "selected"),
     "EXPUNGE": _verb(imap_messages.expunge, "selected"),

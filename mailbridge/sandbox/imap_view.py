@@ -108,7 +108,7 @@ class View:
 
 
 def flags_text(flags: set[str]) -> str:
-    """Return ``(\\Seen $MDNSent)``."""
+    """Return the flags in parentheses, in a fixed order."""
     return "(" + " ".join(sorted(flags)) + ")"
 
 

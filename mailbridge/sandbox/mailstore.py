@@ -49,16 +49,16 @@ class Watcher(Protocol):
     """A ``Protocol``: is told what happens in a folder."""
 
     def added(self, uid: int) -> None:
-        """A message has come."""
+        """Learn that a message has come."""
 
     def removed(self, uid: int) -> None:
-        """A message is gone."""
+        """Learn that a message is gone."""
 
     def flagged(self, uid: int) -> None:
-        """The flags of a message have changed."""
+        """Learn that the flags of a message have changed."""
 
     def invalidated(self) -> None:
-        """The folder has another UIDVALIDITY, another name, or is no more."""
+        """Learn that the folder has another UIDVALIDITY or name, or is no more."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -75,7 +75,7 @@ class Folder:
     """One folder: messages by UID, ascending. UIDs are never used twice."""
 
     def __init__(self, name: str, *, uidvalidity: int, special: str = "") -> None:
-        """``special`` is the attribute that LIST shows (``\\Trash``), or empty."""
+        """Take as ``special`` the attribute that LIST shows (Trash, say), or nothing."""
         self.name = name
         self.special = special
         self.uidvalidity = uidvalidity

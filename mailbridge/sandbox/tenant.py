@@ -81,9 +81,11 @@ class Tenant:
             if files is None:
                 name = stack.enter_context(tempfile.TemporaryDirectory(prefix="mailbridge-"))
                 files = Path(name)
+            if key is None:
+                key = await asyncio.to_thread(SigningKey.generate)
             tenant = cls(
                 directory=directory or Directory(),
-                key=key or await asyncio.to_thread(SigningKey.generate),
+                key=key,
                 files=files,
                 now=now,
             )
