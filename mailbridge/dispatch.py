@@ -116,6 +116,8 @@ class Dispatcher:
         self._done: list[Resolution] = []
         self._done_event = asyncio.Event()
         self._feeding = True
+        #: when the heartbeat last went round, for the watchdog
+        self.moved_at = now()
 
     def wake(self) -> None:
         """Say that something new may be due."""
@@ -353,6 +355,7 @@ class Dispatcher:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT)
+            self.moved_at = self._now()
             held = list(self._hand.values())
             if held:
                 try:

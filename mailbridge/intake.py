@@ -43,6 +43,7 @@ class Intake:
         store: IntakeStore,
         address: str,
         sinks: Sequence[str],
+        listeners: Sequence[str],
         settles: bool,
         keeps_session: bool,
         health: FolderHealth,
@@ -56,6 +57,7 @@ class Intake:
         self._store = store
         self._address = address
         self._sinks = tuple(sinks)
+        self._listeners = tuple(listeners)
         self._settles = settles
         self._keeps_session = keeps_session
         self._on_accepted = on_accepted
@@ -108,7 +110,7 @@ class Intake:
         if batch.vanished:
             # Before the commit that forgets the gap: its id is derived, so a repeat is harmless.
             notices = [_vanished(ref, self._address, self._now()) for ref in batch.vanished]
-            await self._store.notify(notices, self._sinks)
+            await self._store.notify(notices, self._listeners)
         accepted = await self._store.accept(
             replace(batch, sinks=self._sinks), address=self._address, settles=self._settles
         )

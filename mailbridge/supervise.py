@@ -83,7 +83,7 @@ class Supervisor:
         self,
         *,
         store: IntakeStore,
-        listeners: Callable[[str], Sequence[str]],
+        listeners: Callable[[str, str], Sequence[str]],
         on_notice: Callable[[], None],
         now: Callable[[], datetime],
         rng: random.Random,
@@ -95,6 +95,8 @@ class Supervisor:
         self._rng = rng
         self._intakes: list[Intake] = []
         self._lives: dict[Intake, asyncio.Task[None]] = {}
+        #: when the watch last went round, for the watchdog
+        self.moved_at = now()
 
     async def run(self, intakes: Sequence[Intake]) -> None:
         """Keep every intake going until cancelled. Raises only what the store cannot survive."""
@@ -166,6 +168,7 @@ class Supervisor:
             await asyncio.sleep(TICK)
             for intake in self._intakes:
                 await self._look_at(intake)
+            self.moved_at = self._now()
 
     async def _look_at(self, intake: Intake) -> None:
         health, now = intake.health, self._now()
@@ -225,7 +228,7 @@ class Supervisor:
         name = derived_id("notice", parts)
         notice = Notice(id=name, type=kind, mailbox=intake.mailbox, at=at, data=dict(data))
         with suppress(TemporaryError):
-            await self._store.notify([notice], self._listeners(intake.mailbox))
+            await self._store.notify([notice], self._listeners(intake.mailbox, kind))
             self._on_notice()
             return True
         return False

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mailbridge.cli import offline
+from mailbridge.cli import change, daemon, data, offline, probe
 from mailbridge.cli.output import complain, tell
 from mailbridge.errors import MailbridgeError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mailbridge.config import Config
 
 #: each has ``register(app)``; heavy imports stay inside of their commands
-MODULES = (offline,)
+MODULES = (daemon, offline, probe, data, change)
 
 
 class LogFormat(StrEnum):
@@ -55,11 +55,13 @@ class Context:
 
         return find(self.config)
 
-    def configure_logging(self) -> None:
-        """Send logs to standard error as the options say; commands that log call this first."""
+    def configure_logging(self, level: str | None = None) -> None:
+        """Send logs to standard error as the options say, or from another ``level`` on."""
         from mailbridge import log
 
-        log.configure(self.log_format.value if self.log_format else None, self.log_level.value)
+        log.configure(
+            self.log_format.value if self.log_format else None, level or self.log_level.value
+        )
 
 
 def settings(ctx: typer.Context) -> Context:

@@ -1,0 +1,101 @@
+"""The daemon in the foreground, and the two ways to try it: demo and sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mailbridge.cli.output import say, tell
+
+#: seconds after the first SIGTERM at which a second one ends the process at once
+_TWICE = "stopping; a second signal ends at once"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(run)
+    app.command()(demo)
+    app.command()(sandbox)
+
+
+def run_async(main: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on the fast event loop."""
+    import uvloop
+
+    return uvloop.run(main)
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Set ``stop`` on SIGTERM and SIGINT; the second signal ends the process the hard way."""
+    loop = asyncio.get_running_loop()
+
+    def asked(number: signal.Signals) -> None:
+        stop.set()
+        tell(_TWICE)
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked, number)
+
+
+def run(ctx: typer.Context) -> None:
+    """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
+    from mailbridge.cli.main import load_config, settings
+
+    settings(ctx).configure_logging()
+    config = load_config(ctx)
+
+    async def main() -> None:
+        from mailbridge.app import serve
+
+        stop = asyncio.Event()
+        stop_on_signals(stop)
+        await serve(config, stop=stop)
+
+    run_async(main())
+
+
+def demo(
+    ctx: typer.Context,
+    *,
+    once: Annotated[
+        bool, typer.Option("--once", help="End when all have been delivered: 0, or 1 if not.")
+    ] = False,
+    mailboxes: Annotated[int, typer.Option(min=1, max=200, help="How many mailboxes.")] = 2,
+    messages: Annotated[int, typer.Option(min=1, max=10_000, help="How many alarm mails.")] = 6,
+) -> None:
+    """Show the main job on this machine: sandbox tenant, webhook receiver and daemon in one.
+
+    Nothing leaves the machine and nothing is kept. Without --once it goes on, with an alarm
+    every few seconds, until Ctrl-C.
+    """
+    from mailbridge.cli.demo import show
+    from mailbridge.cli.main import settings
+
+    options = settings(ctx)
+    ok = run_async(show(once=once, mailboxes=mailboxes, messages=messages, options=options))
+    if not ok:
+        raise typer.Exit(1)
+
+
+def sandbox(
+    config_out: Annotated[
+        Path | None,
+        typer.Option("--config-out", metavar="FILE", help="Write a configuration that fits."),
+    ] = None,
+) -> None:
+    """Run only the sandbox tenant: an Entra and Exchange look-alike on loopback.
+
+    With --config-out, the file and its secrets are written beside each other, ready for
+    `mailbridge --config FILE run` in another terminal. Ends with Ctrl-C.
+    """
+    from mailbridge.cli.demo import keep_sandbox
+
+    run_async(keep_sandbox(config_out))
+    say("sandbox closed")

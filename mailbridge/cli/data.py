@@ -1,0 +1,307 @@
+"""What the daemon knows: status, log, trace.
+
+Reading opens the database beside a running daemon; the status is asked of the daemon itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mailbridge.cli.daemon import run_async
+from mailbridge.cli.output import emit_json, say, table, tell
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mailbridge.config import Config
+    from mailbridge.store.rows import DeliveryRow, MessageRow, Trace
+    from mailbridge.store.store import Store
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+STYLES = {
+    "ok": "green",
+    "delivered": "green",
+    "degraded": "yellow",
+    "deferred": "yellow",
+    "gap": "yellow",
+    "failing": "red",
+    "parked": "bold red",
+    "dead": "bold red",
+    "not running": "red",
+}
+_SPAN = re.compile(r"(\d+)([smhd])")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(status)
+    app.command("log")(log_)
+    app.command()(trace)
+
+
+def moment(text: str) -> datetime:
+    """Read a time: ISO 8601 (local if it names no zone), or a span back from now like ``2h``."""
+    if found := _SPAN.fullmatch(text):
+        number, unit = int(found[1]), found[2]
+        seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit]
+        return datetime.now(UTC) - timedelta(seconds=number * seconds)
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError as exc:
+        raise typer.BadParameter(
+            f"{text!r} is no time; write 2026-11-21T10:15, or 90m, 2h, 7d for the last of it"
+        ) from exc
+
+
+@asynccontextmanager
+async def reading(config: Config) -> AsyncIterator[Store]:
+    """Open the database to read, beside a daemon if one runs."""
+    from mailbridge.store.store import Store
+
+    store = await Store.open(config.state.database.reveal(), mode="read")
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def ask_daemon(
+    config: Config, name: str, asked: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """Send a command to the running daemon; ``None`` when none runs."""
+    from mailbridge.http.control import ask, socket_path
+
+    return await ask(socket_path(config.state.database.reveal(), os.environ), name, asked)
+
+
+# --- status
+
+
+def status(ctx: typer.Context, *, as_json: AsJson = False) -> None:
+    """Show how well each mailbox is seen, and what waits for each webhook.
+
+    Exit code 1 when the daemon does not run, a mailbox is not seen or a webhook fails.
+    """
+    from mailbridge.cli.main import load_config
+
+    config = load_config(ctx)
+
+    async def get() -> Mapping[str, Any]:
+        answer = await ask_daemon(config, "status", {})
+        if answer is not None:
+            return answer
+        from mailbridge.operate import status as compose
+
+        async with reading(config) as store:
+            return compose(config, None, await store.counts())
+
+    document = run_async(get())
+    if as_json:
+        emit_json(document)
+    else:
+        _print_status(document)
+    bad = {"degraded", "parked", "failing", "not running"}
+    states = {row["state"] for row in (*document["mailboxes"], *document["webhooks"])}
+    if states & bad:
+        raise typer.Exit(1)
+
+
+def _print_status(document: Mapping[str, Any]) -> None:
+    daemon = document["daemon"]
+    if daemon["running"]:
+        say(f"mailbridge {daemon['version']} runs since {daemon['started_at']} as {daemon['pid']}")
+    else:
+        say("no daemon runs; what follows is what the database holds")
+    say()
+    table(
+        ["mailbox", "state", "mode", "last check", "last message", "gaps", "throttled until"],
+        [
+            [
+                box["name"],
+                box["state"],
+                box["mode"],
+                _ago(box["last_check"]),
+                _ago(box["last_message"]),
+                box["gaps"],
+                box["throttled_until"],
+            ]
+            for box in document["mailboxes"]
+        ],
+        styles=STYLES,
+    )
+    for box in document["mailboxes"]:
+        if box["cause"]:
+            say(f"  {box['name']}: {box['cause']} [{box['code']}]")
+            if box["fix"]:
+                say(f"    fix: {box['fix']}")
+            if box["next_try"]:
+                say(f"    next try: {box['next_try']}")
+    say()
+    table(
+        ["webhook", "state", "waiting", "deferred", "dead", "oldest", "last delivered"],
+        [
+            [
+                hook["name"],
+                hook["state"],
+                hook["waiting"],
+                hook["deferred"],
+                hook["dead"],
+                _ago(hook["oldest"]),
+                _ago(hook["last_delivered"]),
+            ]
+            for hook in document["webhooks"]
+        ],
+        styles=STYLES,
+    )
+    for hook in document["webhooks"]:
+        if hook["last_reason"]:
+            say(f"  {hook['name']}: since {hook['failing_since']}: {hook['last_reason']}")
+
+
+def _ago(text: str | None) -> str | None:
+    """Show a time as the span back from now, which is what an operator wants to know."""
+    if text is None:
+        return None
+    seconds = int((datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit} ago"
+    return f"{max(0, seconds)} s ago"
+
+
+# --- log and trace
+
+
+def log_(
+    ctx: typer.Context,
+    *,
+    mailbox: Annotated[str | None, typer.Option(help="Only this mailbox.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(help="Only accepted, delivered, dead, gap, known, held or dropped."),
+    ] = None,
+    since: Annotated[
+        datetime | None, typer.Option(parser=moment, metavar="TIME", help="From this time on.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many.")] = 100,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new ones.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the mail log, newest first: one row per message with where it is."""
+    from mailbridge.cli.main import load_config
+
+    config = load_config(ctx)
+
+    async def rows() -> Sequence[MessageRow]:
+        async with reading(config) as store:
+            return await store.messages(mailbox=mailbox, state=state, since=since, limit=limit)
+
+    async def following() -> None:
+        last = 0
+        async with reading(config) as store:
+            while True:
+                found = await store.messages(mailbox=mailbox, state=state, since=since, limit=limit)
+                new = [row for row in reversed(found) if row.number > last]
+                for row in new:
+                    say("  ".join(str(part) for part in _log_row(row)))
+                last = max([last, *(row.number for row in new)])
+                await asyncio.sleep(1.0)
+
+    if follow:
+        try:
+            run_async(following())
+        except KeyboardInterrupt:
+            return
+    found = run_async(rows())
+    if as_json:
+        emit_json([asdict(row) for row in found])
+        return
+    table(
+        ["accepted", "state", "mailbox", "folder", "uid", "size", "id", "note"],
+        [_log_row(row) for row in found],
+        styles=STYLES,
+        empty="no messages",
+    )
+
+
+def _log_row(row: MessageRow) -> list[object]:
+    place = row.ref.uidl or row.ref.uid
+    note = row.reason or ("" if row.settled is not False else "server not told yet")
+    at = row.at.strftime("%Y-%m-%d %H:%M:%S")
+    return [at, row.state, row.ref.mailbox, row.ref.folder, place, row.size, row.id, note]
+
+
+def trace(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="ID")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show everything known about one message, by webhook-id, Message-ID or delivery number."""
+    from mailbridge.cli.main import load_config
+
+    config = load_config(ctx)
+
+    async def get() -> Trace:
+        async with reading(config) as store:
+            return await store.trace(name)
+
+    found = run_async(get())
+    if not found.messages and not found.deliveries:
+        tell(f"mailbridge: nothing is known of {name}")
+        raise typer.Exit(1)
+    if as_json:
+        emit_json(asdict(found))
+        return
+    for message in found.messages:
+        _print_message(message)
+    for delivery in found.deliveries:
+        _print_delivery(delivery)
+        for attempt in found.attempts:
+            if attempt.delivery == delivery.id:
+                said = " ".join(
+                    str(part) for part in (attempt.status, attempt.reason, attempt.detail) if part
+                )
+                say(
+                    f"    {attempt.at:%Y-%m-%d %H:%M:%S}  attempt {attempt.number}:"
+                    f" {attempt.outcome} in {attempt.seconds * 1000:.0f} ms  {said}"
+                )
+
+
+def _print_message(row: MessageRow) -> None:
+    ref = row.ref
+    place = f"UIDL {ref.uidl}" if ref.uidl else f"UIDVALIDITY {ref.uidvalidity} UID {ref.uid}"
+    say(f"{row.id}  {row.state}")
+    say(f"  mailbox {ref.mailbox} ({row.address}), folder {ref.folder}, {place}")
+    say(f"  Message-ID {row.message_id or '-'}, {row.size} bytes, sha256 {row.sha256 or '-'}")
+    if row.received_at:
+        say(f"  seen by the server   {row.received_at:%Y-%m-%d %H:%M:%S} UTC")
+    if row.state == "gap":
+        since = f"{row.at:%Y-%m-%d %H:%M:%S} UTC"
+        say(f"  gap since            {since}: {row.reason}, {row.tries} tries")
+        return
+    say(f"  accepted             {row.at:%Y-%m-%d %H:%M:%S} UTC")
+    if row.settled_at:
+        say(f"  server told          {row.settled_at:%Y-%m-%d %H:%M:%S} UTC")
+    elif row.settled is False:
+        say("  server not told yet")
+    if row.known_as:
+        say(f"  known before as      {row.known_as}")
+    if not row.raw_kept:
+        say("  raw bytes purged by retention")
+
+
+def _print_delivery(row: DeliveryRow) -> None:
+    due = f", due {row.due_at:%Y-%m-%d %H:%M:%S} UTC" if row.state in {"queued", "deferred"} else ""
+    replayed = f", replay {row.replay}" if row.replay else ""
+    kind = f"{row.type}, {row.attempts} attempt(s){due}{replayed}"
+    say(f"  delivery {row.id} to {row.sink}: {row.state}, {kind}")

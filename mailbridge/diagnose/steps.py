@@ -1,0 +1,290 @@
+"""The steps of ``mailbridge test-mailbox``: each isolated, timed and explained.
+
+``config, dns, tcp, tls, tenant, token, claims, sign_in, folder, header``. A step that needs a
+failed one is skipped. It asks for no right that the daemon's job does not need: folders are
+opened read-only and one header is read. Nothing that it returns contains a token or a secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from mailbridge.config import Config
+from mailbridge.diagnose.fixes import Ids, explain
+from mailbridge.errors import MailbridgeError
+from mailbridge.model import AccessToken
+from mailbridge.sign_in.application import ApplicationSignIn
+from mailbridge.sign_in.claims import claims
+from mailbridge.sign_in.entra_errors import refusal
+from mailbridge.sign_in.token_http import TokenHttp
+from mailbridge.sources.imap_connection import Connection, ImapServer
+from mailbridge.sources.imap_wire import tls_context
+
+#: seconds for each of DNS, TCP and TLS
+PHASE: Final = 10.0
+#: what a token for Exchange Online is issued for
+AUDIENCES: Final = ("https://outlook.office365.com", "https://outlook.office.com")
+ROLE: Final = "IMAP.AccessAsApp"
+
+Status = Literal["ok", "failed", "warning", "skipped"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one step came to. ``cause``, ``fix`` and ``code`` are empty unless it failed."""
+
+    id: str
+    status: Status
+    detail: str
+    seconds: float
+    cause: str = ""
+    fix: str = ""
+    code: str = ""
+
+
+class Fault(Exception):  # noqa: N818 - a finding, not an error of the program
+    """A step's finding that something is wrong; ``warning`` lets the later steps go on."""
+
+    def __init__(self, said: str, *, code: str, fix: str = "", warning: bool = False) -> None:
+        super().__init__(said)
+        self.code = code
+        self.fix = fix
+        self.warning = warning
+
+
+@dataclass(slots=True, kw_only=True)
+class Diagnosis:
+    """One mailbox under diagnosis. ``steps`` yields each step as it ends."""
+
+    config: Config
+    name: str
+    sign_in: ApplicationSignIn
+    run: Callable[..., Awaitable[Any]]
+    _token: AccessToken | None = field(default=None, repr=False)
+    _object_id: str = ""
+    _connection: Connection | None = None
+
+    async def steps(self) -> AsyncIterator[Step]:
+        """Run the steps in order; after a failure those that build on it are skipped."""
+        #: step -> (what it does, the steps that it needs)
+        plan: dict[str, tuple[Callable[[], Awaitable[str]], tuple[str, ...]]] = {
+            "config": (self._config_step, ()),
+            "dns": (self._dns, ("config",)),
+            "tcp": (self._tcp, ("dns",)),
+            "tls": (self._tls, ("tcp",)),
+            "tenant": (self._tenant, ("config",)),
+            "token": (self._get_token, ("tenant",)),
+            "claims": (self._claims, ("token",)),
+            "sign_in": (self._sign_in, ("tls", "token")),
+            "folder": (self._folder, ("sign_in",)),
+            "header": (self._header, ("folder",)),
+        }
+        failed: set[str] = set()
+        try:
+            for name, (work, needs) in plan.items():
+                missing = [need for need in needs if need in failed]
+                if missing:
+                    failed.add(name)
+                    detail = f"needs {missing[0]}"
+                    yield Step(id=name, status="skipped", detail=detail, seconds=0.0)
+                    continue
+                step = await self._one(name, work)
+                if step.status == "failed":
+                    failed.add(name)
+                yield step
+        finally:
+            if self._connection is not None:
+                await self.run(self._connection.close, politely=True)
+
+    async def _one(self, name: str, work: Callable[[], Awaitable[str]]) -> Step:
+        clock = time.monotonic()
+        try:
+            detail = await work()
+        except Fault as fault:
+            status: Status = "warning" if fault.warning else "failed"
+            said, code, fix = str(fault), fault.code, fault.fix
+        except MailbridgeError as error:
+            status, said, code, fix = "failed", str(error), error.code, error.fix
+        else:
+            return Step(id=name, status="ok", detail=detail, seconds=_since(clock))
+        cause, fix = explain(code, said, fix, self._ids())
+        return Step(
+            id=name,
+            status=status,
+            detail=said,
+            seconds=_since(clock),
+            cause=cause,
+            fix=fix,
+            code=code,
+        )
+
+    def _ids(self) -> Ids:
+        mailbox = self.config.mailboxes[self.name]
+        app = self.config.apps[mailbox.app]
+        return Ids(
+            address=mailbox.address,
+            app=mailbox.app,
+            tenant=app.tenant_id,
+            client_id=app.client_id,
+            object_id=self._object_id,
+        )
+
+    @property
+    def _server(self) -> ImapServer:
+        server = self.config.mailboxes[self.name].fetch.server
+        return ImapServer(host=server.host, port=server.port, tls=server.tls, ca=server.ca)
+
+    # --- the steps, in order
+
+    async def _config_step(self) -> str:
+        mailbox = self.config.mailboxes[self.name]
+        if mailbox.fetch.protocol == "none":
+            raise Fault(
+                "this mailbox is not fetched (fetch.protocol: none)",
+                code="config.not_fetched",
+                fix=f"set mailboxes.{self.name}.fetch.protocol to imap",
+            )
+        return f"{mailbox.address}, {mailbox.sign_in} access by app {mailbox.app}"
+
+    async def _dns(self) -> str:
+        server = self._server
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(PHASE):
+                found = await loop.getaddrinfo(server.host, server.port)
+        except (OSError, TimeoutError) as error:
+            raise Fault(f"{server.host}: {_words(error)}", code="dns") from error
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        return f"{server.host} is {', '.join(addresses[:4])}"
+
+    async def _tcp(self) -> str:
+        server = self._server
+        try:
+            async with asyncio.timeout(PHASE):
+                _, writer = await asyncio.open_connection(server.host, server.port)
+        except (OSError, TimeoutError) as error:
+            raise Fault(f"{server.host}:{server.port}: {_words(error)}", code="tcp") from error
+        peer = writer.get_extra_info("peername")
+        writer.close()
+        return f"connected to {peer[0]} port {peer[1]}"
+
+    async def _tls(self) -> str:
+        if self._server.tls == "starttls":
+            connection = Connection(self._server)
+            await self.run(connection.open)
+            await self.run(connection.close, politely=True)
+            return "STARTTLS, certificate trusted"
+        server = self._server
+        try:
+            async with asyncio.timeout(PHASE):
+                _, writer = await asyncio.open_connection(
+                    server.host,
+                    server.port,
+                    ssl=tls_context(server.ca),
+                    server_hostname=server.host,
+                )
+        except ssl.SSLCertVerificationError as error:
+            raise Fault(error.verify_message, code="tls.certificate") from error
+        except (OSError, TimeoutError) as error:
+            raise Fault(_words(error), code="tls") from error
+        layer: ssl.SSLObject = writer.get_extra_info("ssl_object")
+        certificate = layer.getpeercert() or {}
+        version = layer.version()
+        writer.transport.abort()
+        return f"{version}, certificate trusted, valid until {certificate.get('notAfter', '?')}"
+
+    async def _tenant(self) -> str:
+        app = self.config.apps[self.config.mailboxes[self.name].app]
+        document = await self.run(_discover, app.authority_url, app.ca)
+        return f"issuer {document.get('issuer', '?')}"
+
+    async def _get_token(self) -> str:
+        self._token = await self.sign_in.token()
+        minutes = (self._token.expires_at - datetime.now(UTC)).total_seconds() / 60
+        which = self.sign_in.secret_index
+        secret = f", by client secret no. {which + 1} of the list" if which else ""
+        return f"good for {minutes:.0f} minutes{secret}"
+
+    async def _claims(self) -> str:
+        assert self._token is not None  # noqa: S101 - the token step has succeeded
+        seen = claims(self._token.value)
+        self._object_id = str(seen.get("oid", ""))
+        roles = seen.get("roles") or []
+        app = self.config.apps[self.config.mailboxes[self.name].app]
+        audience = str(seen.get("aud", ""))
+        allowed = {*AUDIENCES, app.scope.removesuffix("/.default")}
+        if audience.rstrip("/") not in allowed:
+            raise Fault(f"audience {audience or 'missing'}", code="claims.audience")
+        if ROLE not in roles:
+            listed = ", ".join(map(str, roles)) or "none"
+            raise Fault(f"roles: {listed}", code="claims.role")
+        return (
+            f"audience {audience}, roles {', '.join(roles)}, tenant {seen.get('tid', '?')}, "
+            f"app {seen.get('appid', '?')}, object id {self._object_id or '?'}, "
+            f"{len(self._token.value)} characters"
+        )
+
+    async def _sign_in(self) -> str:
+        assert self._token is not None  # noqa: S101 - the token step has succeeded
+        self._connection = Connection(self._server)
+        await self.run(self._connection.open)
+        address = self.config.mailboxes[self.name].address
+        await self.run(self._connection.sign_in, address, self._token.value)
+        return f"signed in to {address} by XOAUTH2"
+
+    async def _folder(self) -> str:
+        assert self._connection is not None  # noqa: S101 - the sign-in step has succeeded
+        opened = []
+        for folder in self.config.mailboxes[self.name].fetch.folders:
+            await self.run(self._connection.select, folder, readonly=True)
+            connection = self._connection
+            opened.append(
+                f"{folder}: {connection.exists} messages, UIDVALIDITY {connection.uidvalidity}, "
+                f"UIDNEXT {connection.uidnext}"
+            )
+        return "; ".join(opened)
+
+    async def _header(self) -> str:
+        assert self._connection is not None  # noqa: S101 - the sign-in step has succeeded
+        last = await self.run(self._connection.last_uid)
+        if not last:
+            return "the folder is empty, so there is nothing to read"
+        heads = await self.run(self._connection.heads, [last])
+        if last not in heads:
+            raise Fault(
+                f"the server gives nothing for UID {last}", code="imap.no_data", warning=True
+            )
+        when = heads[last].received_at
+        text = f"{when:%Y-%m-%d %H:%M:%S} UTC" if when else "an unknown time"
+        return f"UID {last}, received {text}, {heads[last].size} bytes"
+
+
+def _discover(authority_url: str, ca: Path | None) -> dict[str, Any]:
+    """Fetch the tenant's discovery document, as msal does before it asks for a token."""
+    http = TokenHttp(ca)
+    try:
+        answer = http.get(f"{authority_url}/v2.0/.well-known/openid-configuration")
+    finally:
+        http.close()
+    if http.refused is not None:
+        raise refusal(http.refused)
+    document: dict[str, Any] = json.loads(answer.text)
+    return document
+
+
+def _since(clock: float) -> float:
+    return round(time.monotonic() - clock, 3)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, TimeoutError) and not str(error):
+        return f"no answer within {PHASE:.0f} s"
+    return str(error) or type(error).__name__

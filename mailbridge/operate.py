@@ -1,0 +1,197 @@
+"""What an operator asks for: the status, and the changes to the queue.
+
+The same ``Operator`` works inside the daemon (behind the control socket, with what it knows of
+its own sight) and in a command when no daemon runs (``health`` is ``None`` then).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from mailbridge import __version__
+from mailbridge.config import Config
+from mailbridge.health import FolderHealth, Health, Sight, SinkHealth
+from mailbridge.http.control import Command
+from mailbridge.store.rows import Counts, FolderCount, SinkCount
+from mailbridge.store.store import Store
+
+#: the worst state of a mailbox's folders is the mailbox's
+_WORST = (Sight.PARKED, Sight.DEGRADED, Sight.STARTING, Sight.OK)
+
+
+class Operator:
+    """The operator's commands over one open store."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        store: Store,
+        health: Health | None,
+        wake: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._health = health
+        self._wake = wake
+
+    def commands(self) -> dict[str, Command]:
+        """Return the commands by the names that the control socket knows."""
+        return {
+            "status": self.status,
+            "queue-retry": self.retry,
+            "queue-drop": self.drop,
+            "replay": self.replay,
+        }
+
+    async def status(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return one entry per mailbox and one per webhook; JSON all through."""
+        del asked
+        return status(self._config, self._health, await self._store.counts())
+
+    async def retry(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Queue dead or held deliveries again, by ``ids``, or ``all`` (of ``webhook``)."""
+        count = await self._store.requeue(
+            ids=asked.get("ids") or None,
+            all_dead=bool(asked.get("all")),
+            sink=asked.get("webhook"),
+        )
+        self._wake()
+        return {"requeued": count}
+
+    async def drop(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Drop deliveries by ``ids``; they stay in the log as dropped."""
+        return {"dropped": await self._store.drop(asked["ids"])}
+
+    async def replay(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Deliver messages again under their ids: by ``ids``, or ``mailbox`` and ``since``."""
+        since = asked.get("since")
+        count = await self._store.replay(
+            ids=asked.get("ids") or None,
+            mailbox=asked.get("mailbox"),
+            since=datetime.fromisoformat(since) if since else None,
+            sink=asked.get("webhook"),
+            sinks=[
+                name
+                for name, hook in self._config.webhooks.items()
+                if "mail.received" in hook.events
+            ],
+        )
+        self._wake()
+        return {"replayed": count}
+
+
+def status(config: Config, health: Health | None, counts: Counts) -> dict[str, Any]:
+    """Compose the status document from what the daemon sees and what the store holds."""
+    folders = {(f.mailbox, f.folder): f for f in counts.folders}
+    seen = {(f.mailbox, f.folder): f for f in health.folders} if health else {}
+    sinks = {s.sink: s for s in counts.sinks}
+    return {
+        "daemon": {
+            "running": health is not None,
+            "version": __version__,
+            "pid": os.getpid() if health else None,
+            "started_at": _text(health.started_at) if health else None,
+        },
+        "mailboxes": [
+            _mailbox(
+                config,
+                name,
+                [
+                    _folder(folder, seen.get((name, folder)), folders.get((name, folder)))
+                    for folder in mailbox.fetch.folders
+                    if mailbox.fetch.protocol != "none"
+                ],
+            )
+            for name, mailbox in config.mailboxes.items()
+        ],
+        "webhooks": [
+            _webhook(name, health.sinks.get(name) if health else None, sinks.get(name))
+            for name in [*config.webhooks, *(s for s in sinks if s not in config.webhooks)]
+        ],
+    }
+
+
+def _mailbox(config: Config, name: str, folders: list[dict[str, Any]]) -> dict[str, Any]:
+    mailbox = config.mailboxes[name]
+    states = [folder["state"] for folder in folders]
+    worst = next((str(sight) for sight in _WORST if sight in states), "not running")
+    worst_folder = next((f for f in folders if f["state"] == worst), {})
+    checks = [folder["last_check"] for folder in folders]
+    messages = [f["last_message"] for f in folders if f["last_message"]]
+    return {
+        "name": name,
+        "address": mailbox.address,
+        "app": mailbox.app,
+        "sign_in": mailbox.sign_in,
+        "state": "off" if mailbox.fetch.protocol == "none" else worst,
+        "mode": "none" if mailbox.fetch.protocol == "none" else "poll",
+        "cause": worst_folder.get("cause", ""),
+        "code": worst_folder.get("code", ""),
+        "fix": worst_folder.get("fix", ""),
+        # The mailbox was last fully seen when the folder seen longest ago was.
+        "last_check": min(checks) if checks and all(checks) else None,
+        "last_message": max(messages) if messages else None,
+        "throttled_until": worst_folder.get("throttled_until"),
+        "next_try": worst_folder.get("next_try"),
+        "gaps": sum(folder["gaps"] for folder in folders),
+        "unsettled": sum(folder["unsettled"] for folder in folders),
+        "folders": folders,
+    }
+
+
+def _folder(name: str, health: FolderHealth | None, count: FolderCount | None) -> dict[str, Any]:
+    last = count.last_accepted_at if count else None
+    if health is not None and health.last_message is not None:
+        last = health.last_message
+    return {
+        "folder": name,
+        "state": str(health.sight) if health else "not running",
+        "cause": health.cause if health else "",
+        "code": health.code if health else "",
+        "fix": health.fix if health else "",
+        "failures": health.failures if health else 0,
+        "last_check": _text(health.last_check) if health else None,
+        "last_message": _text(last),
+        "throttled_until": _text(health.throttled_until) if health else None,
+        "next_try": _text(health.next_try) if health else None,
+        "uidvalidity": count.checkpoint.uidvalidity if count else None,
+        "uid": count.checkpoint.uid if count else None,
+        "gaps": count.gaps if count else 0,
+        "unsettled": count.unsettled if count else 0,
+    }
+
+
+def _webhook(name: str, health: SinkHealth | None, count: SinkCount | None) -> dict[str, Any]:
+    count = count or SinkCount(sink=name)
+    failing = health.failing_since if health else None
+    return {
+        "name": name,
+        "state": _webhook_state(health),
+        "waiting": count.queued + count.deferred + count.claimed,
+        "queued": count.queued,
+        "deferred": count.deferred,
+        "claimed": count.claimed,
+        "dead": count.dead,
+        "held": count.held,
+        "oldest": _text(count.oldest_first_due),
+        "next_due": _text(count.oldest_due),
+        "failing_since": _text(failing),
+        "last_status": health.last_status if health and failing else None,
+        "last_reason": health.last_reason if health and failing else "",
+        "last_delivered": _text(health.last_delivered) if health else None,
+        "trouble": health.trouble if health else "",
+    }
+
+
+def _webhook_state(health: SinkHealth | None) -> str:
+    if health is None:
+        return "not running"
+    return "failing" if health.failing_since else "ok"
+
+
+def _text(moment: datetime | None) -> str | None:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z") if moment else None
