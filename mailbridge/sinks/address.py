@@ -139,6 +139,22 @@ def check_url(url: str, allow_private: bool) -> str | None:  # noqa: FBT001 - a 
     return _check_host(host, scheme=parsed.scheme, allow_private=allow_private)
 
 
+def exact_url(url: str) -> URL:
+    """Return the URL to request: exactly as it was written, where that is possible.
+
+    yarl decodes what it thinks needs no escape (``%2F`` in a query), which breaks URLs that were
+    signed as a whole. As it is written is taken only if that names the same host and port as
+    the reading that was judged.
+    """
+    read = URL(url)
+    if url.isascii():
+        exact = URL(url, encoded=True)
+        same = (exact.scheme, exact.raw_host, exact.port) == (read.scheme, read.raw_host, read.port)
+        if same and exact.raw_path:
+            return exact
+    return read
+
+
 def _check_host(host: str, *, scheme: str, allow_private: bool) -> str | None:
     if scheme == "http" and not allow_private:
         return (

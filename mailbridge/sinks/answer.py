@@ -8,7 +8,7 @@ costs a request and giving up costs a mail.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -24,6 +24,10 @@ DETAIL_BYTES: Final = 2048
 ABSURD_RETRY_AFTER: Final = 366 * 86400.0
 #: what stands for a part of the answer that repeats one of our secrets
 REDACTED: Final = "***"
+
+#: a part of a URL or header shorter than this is not struck out of answers: it is no secret,
+#: and every "1" in the text would go
+SECRET_CHARACTERS: Final = 8
 
 _REJECTED: Final = frozenset({400, 413, 415, 422})
 _HINTS: Final = {
@@ -128,3 +132,13 @@ def extract(body: bytes, secrets: Sequence[str]) -> str:
     if not text.isprintable():
         text = "".join([ch if ch.isprintable() else " " for ch in text])
     return text.encode()[:DETAIL_BYTES].decode("utf-8", "ignore").strip()
+
+
+def secret_parts(url: URL, values: Collection[str]) -> list[str]:
+    """Return what must not be shown when a receiver repeats it, longest first."""
+    parts = {url.raw_path_qs, url.raw_query_string, url.raw_user, url.raw_password, url.password}
+    parts.update(url.raw_parts, url.parts, url.query.values(), values)
+    # "Bearer abc" is as secret without its first word.
+    parts.update(value.rpartition(" ")[2] for value in values)
+    long_enough = {part for part in parts if part and len(part) >= SECRET_CHARACTERS}
+    return sorted(long_enough, key=len, reverse=True)

@@ -43,7 +43,7 @@ NEXT_ADDRESS_SECONDS: Final = 0.25
 TLS_SHUTDOWN_SECONDS: Final = 1.0
 
 _SECTION_END: Final = re.compile(rb"\r?\n\r?\n")
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([2-5][0-9]{2})[ \r\n]")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r\n]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,72 +74,87 @@ class HeadTooLong(aiohttp.ClientError):
     """The receiver sent 64 KiB and its final header section was not complete."""
 
 
-class BoundedHandler(ResponseHandler):
-    """aiohttp's reader of answers, with the header section cut off from what follows it.
+class StaleConnection(aiohttp.ClientError):
+    """A connection that was used before was closed on us, and no byte of an answer had come.
 
-    The parser sees the section by itself, so that nonsense behind it (a broken chunk, more
-    bytes than announced) cannot take back a status that was already told.
+    Nearly always the receiver had closed it, idle, while the request was on its way.
+    """
+
+
+class BoundedHandler(ResponseHandler):
+    """aiohttp's reader of answers, with an end to its patience and a memory for the status.
+
+    What came before the final header section was complete is remembered, so that nonsense behind
+    it (a broken chunk, more bytes than announced, a header that the parser refuses) cannot take
+    back a status that was already told.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self._head: bytearray | None = None
-        self._section_whole = False
-        self._early_bytes = 0
+        #: what came so far, while the final header section is awaited; ``None`` afterwards
+        self._early: bytearray | None = None
+        self._requests = 0
 
     def set_response_params(self, **params: Any) -> None:
         """Begin to wait for an answer."""
-        self._head = bytearray()
-        self._section_whole = False
-        self._early_bytes = 0
+        self._early = bytearray()
+        self._requests += 1
         super().set_response_params(**params)
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Note a final header section on its way to the reader."""
         if data[0].code >= 200 or data[0].code == 101:  # noqa: PLR2004 - RFC 9110 section 15.2
-            self._head = None
-            self._section_whole = False
+            self._early = None
         super().feed_data(data, size)
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
-        """Let a status survive headers that the parser refuses, once their section is whole."""
-        if self._section_whole and isinstance(exc, HttpProcessingError):
-            status = _STATUS_LINE.match(self._head or b"")
-            exc = BrokenAnswer(int(status[1])) if status else exc
+        """Let a status survive what the parser refuses, once its header section is whole.
+
+        And tell a connection that was closed while idle from one that failed in its work.
+        """
+        if self._early is not None:
+            if isinstance(exc, HttpProcessingError):
+                status = final_status(self._early)
+                exc = exc if status is None else BrokenAnswer(status)
+            lost = isinstance(exc, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+            if lost and self._requests > 1 and not self._early:
+                exc = StaleConnection()
         super().set_exception(exc, *cause)
         if self._payload is not None:
             # Without this the reader of a broken body would wait for its deadline.
             self._payload.set_exception(exc, *cause)
 
     def data_received(self, data: bytes) -> None:
-        """Pass on header sections one by one, and whatever follows the final one as it comes."""
-        if self._head is None:
+        """Pass on what comes; before the final header section is complete, at most 64 KiB."""
+        if self._early is None:
             super().data_received(data)
             return
-        while data and self._head is not None and self.exception() is None:
-            taken = self._take(data)
-            super().data_received(data[:taken])
-            data = data[taken:]
-            if self._early_bytes > HEAD_BYTES and self._head is not None:
-                self.set_exception(HeadTooLong())
-                if self.transport is not None:
-                    self.transport.abort()
-            elif self._section_whole and self._head is not None:
-                self._head.clear()
-                self._section_whole = False
-        if data and self.exception() is None:
-            super().data_received(data)
+        room = HEAD_BYTES - len(self._early)
+        self._early += data[:room]
+        # Cut before it is parsed: a flood of tiny interim answers costs most in the parser.
+        super().data_received(data[:room])
+        if self.exception() is not None:
+            return
+        if self._early is None:
+            if len(data) > room:
+                super().data_received(data[room:])
+        elif len(self._early) >= HEAD_BYTES:
+            self.set_exception(HeadTooLong())
+            if self.transport is not None:
+                self.transport.abort()
 
-    def _take(self, data: bytes) -> int:
-        """Return how many bytes to pass on: up to the end of the header section, or all."""
-        head = bytearray() if self._head is None else self._head
-        seen = len(head)
-        head += data[: HEAD_BYTES + 1 - self._early_bytes]
-        end = _SECTION_END.search(head, max(0, seen - 3))
-        taken = (len(head) if end is None else end.end()) - seen
-        self._section_whole = end is not None
-        self._early_bytes += taken
-        return taken
+
+def final_status(early: bytes | bytearray) -> int | None:
+    """Return the status of the first complete, final header section in the raw bytes."""
+    start = 0
+    while (end := _SECTION_END.search(early, start)) is not None:
+        line = _STATUS_LINE.match(early, start)
+        if line is None:
+            return None
+        if line[1][0:1] != b"1":
+            return int(line[1])
+        start = end.end()
+    return None
 
 
 class PinningConnector(aiohttp.BaseConnector):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
@@ -20,6 +19,8 @@ PREFIX: Final = "whsec_"
 NEW_KEY_BYTES: Final = 32
 MIN_KEY_BYTES: Final = 24
 MAX_KEY_BYTES: Final = 64
+#: up to this size one call on a joined copy is faster than two calls on its pieces
+JOINED_BYTES: Final = 131_072
 
 
 def new_secret() -> str:
@@ -63,7 +64,11 @@ def sign(keys: Sequence[bytes], event_id: str, timestamp: int, body: bytes) -> s
 
 
 def _entry(key: bytes, prefix: bytes, body: bytes) -> str:
-    # Fed in two pieces: joining them would copy a body that may be tens of megabytes.
-    digest = hmac.new(key, prefix, hashlib.sha256)
-    digest.update(body)
-    return "v1," + base64.b64encode(digest.digest()).decode("ascii")
+    if len(body) < JOINED_BYTES:
+        digest = hmac.digest(key, prefix + body, "sha256")
+    else:
+        # Fed in two pieces: joining them would copy a body that may be tens of megabytes.
+        pieces = hmac.new(key, prefix, "sha256")
+        pieces.update(body)
+        digest = pieces.digest()
+    return "v1," + base64.b64encode(digest).decode("ascii")

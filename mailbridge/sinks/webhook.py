@@ -17,8 +17,9 @@ import asyncio
 import io
 import re
 import ssl
+import time
 from base64 import b64encode
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -26,19 +27,20 @@ from typing import Final, Self
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
-from multidict import CIMultiDict
+from multidict import CIMultiDict, istr
 from yarl import URL
 
 from mailbridge.errors import PermanentError, Unavailable
 from mailbridge.model import Deferred, Delivery, Outcome, Rendered
 from mailbridge.retry import POLICIES, ProfileName
-from mailbridge.sinks.address import Guard, Resolve, SystemResolver, check_url
-from mailbridge.sinks.answer import extract, judge
+from mailbridge.sinks.address import Guard, Resolve, SystemResolver, check_url, exact_url
+from mailbridge.sinks.answer import extract, judge, secret_parts
 from mailbridge.sinks.connector import (
     BrokenAnswer,
     Deadlines,
     HeadTooLong,
     PinningConnector,
+    StaleConnection,
     os_words,
     tls_words,
 )
@@ -54,9 +56,18 @@ DRAIN_BYTES: Final = 65_536
 #: from this size on a body is signed in a thread and sent piece by piece, since either would
 #: hold up the event loop
 LARGE_BODY_BYTES: Final = 1_048_576
-#: a part of a URL or header shorter than this is not struck out of answers: it is no secret,
-#: and every "1" in the text would go
-SECRET_CHARACTERS: Final = 8
+#: a reused connection that is lost so soon was closed before our request came
+STALE_SECONDS: Final = 1.0
+
+# Ready for look-ups without regard to case, which a plain string is made into on every use.
+_CONTENT_TYPE: Final = istr("Content-Type")
+_ID: Final = istr("webhook-id")
+_TIMESTAMP: Final = istr("webhook-timestamp")
+_SIGNATURE: Final = istr("webhook-signature")
+_ATTEMPT: Final = istr("mailbridge-attempt")
+_SEQUENCE: Final = istr("mailbridge-sequence")
+_AGE: Final = istr("mailbridge-age")
+_REPLAY: Final = istr("mailbridge-replay")
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -126,10 +137,10 @@ class WebhookSink:
         self._limits = self.deadlines or DEADLINES[self.profile]
         self._slots = asyncio.Semaphore(self.concurrency)
         # A URL that is refused is never connected to; an empty one stands in for it.
-        given = URL() if self._refusal else _target(self.url)
+        given = URL() if self._refusal else exact_url(self.url)
         self._target = given.with_user(None) if given.raw_user or given.raw_password else given
         self._static = self._static_headers(given)
-        self._redacted = _secret_parts(given, self.headers.values())
+        self._redacted = secret_parts(given, self.headers.values())
 
     def _static_headers(self, given: URL) -> CIMultiDict[str]:
         problems = [check_header(name, value) for name, value in self.headers.items()]
@@ -234,19 +245,31 @@ class WebhookSink:
             raise RuntimeError(msg)
         async with self._slots:
             headers = await self._headers(rendered, attempt)
-            body = rendered.body
+            started = time.monotonic()
             try:
-                response = await self._session.post(
-                    self._target,
-                    data=body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body),
-                    headers=headers,
-                    allow_redirects=False,
-                )
+                try:
+                    response = await self._post(self._session, rendered.body, headers)
+                except StaleConnection:
+                    # The idle connection was being closed as we used it, so this is no failure
+                    # of the receiver. The id makes a second copy harmless if it was one.
+                    if time.monotonic() - started > STALE_SECONDS:
+                        raise
+                    response = await self._post(self._session, rendered.body, headers)
             except BrokenAnswer as answer:
                 return self._judge(answer.status, {}, b"")
             except (Unavailable, aiohttp.ClientError, OSError) as exc:
                 return Deferred(reason=self._reason(exc))
             return self._judge(response.status, response.headers, await _drain(response))
+
+    async def _post(
+        self, session: aiohttp.ClientSession, body: bytes, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        return await session.post(
+            self._target,
+            data=body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body),
+            headers=headers,
+            allow_redirects=False,
+        )
 
     def _judge(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
         return judge(
@@ -257,25 +280,27 @@ class WebhookSink:
             retry_after_cap=POLICIES[self.profile].retry_after_cap,
         )
 
-    async def _headers(self, rendered: Rendered, attempt: int) -> dict[str, str]:
+    async def _headers(self, rendered: Rendered, attempt: int) -> CIMultiDict[str]:
         """Return the headers of this attempt; aiohttp lays them over the static ones."""
         delivery, now = rendered.delivery, self.now()
         timestamp = int(now.timestamp())
-        headers = {
-            "Content-Type": rendered.content_type,
-            "webhook-id": delivery.event_id,
-            "webhook-timestamp": str(timestamp),
-            "mailbridge-attempt": str(attempt),
-            "mailbridge-sequence": str(delivery.sequence),
-            "mailbridge-age": str(max(0, int((now - delivery.created_at).total_seconds()))),
-        }
+        headers = CIMultiDict(
+            {
+                _CONTENT_TYPE: rendered.content_type,
+                _ID: delivery.event_id,
+                _TIMESTAMP: str(timestamp),
+                _ATTEMPT: str(attempt),
+                _SEQUENCE: str(delivery.sequence),
+                _AGE: str(max(0, int((now - delivery.created_at).total_seconds()))),
+            }
+        )
         if delivery.replay:
-            headers["mailbridge-replay"] = str(delivery.replay)
+            headers[_REPLAY] = str(delivery.replay)
         if self._keys:
             signed = (self._keys, delivery.event_id, timestamp, rendered.body)
             large = len(rendered.body) >= LARGE_BODY_BYTES
             signature = await asyncio.to_thread(sign, *signed) if large else sign(*signed)
-            headers["webhook-signature"] = signature
+            headers[_SIGNATURE] = signature
         return headers
 
     def _reason(self, exc: Exception) -> str:
@@ -289,10 +314,10 @@ class WebhookSink:
                 words = f"the attempt took longer than {self._limits.total:g} s"
             case HeadTooLong():
                 words = "the headers of the answer have no end"
-            case aiohttp.ServerDisconnectedError():
+            case aiohttp.ServerDisconnectedError() | StaleConnection():
                 words = "connection closed before the answer was complete"
             case aiohttp.ClientResponseError():
-                words = "the answer is not HTTP"
+                words = "the answer is not valid HTTP"
             case _ if isinstance(exc.__cause__, ssl.SSLError):
                 words = f"TLS: {tls_words(exc.__cause__)}"
             case OSError():
@@ -326,29 +351,3 @@ async def _drain(response: aiohttp.ClientResponse) -> bytes:
 
 def _os_reason(exc: OSError | ValueError) -> str:
     return os_words(exc) if isinstance(exc, OSError) else type(exc).__name__
-
-
-def _target(url: str) -> URL:
-    """Return the URL to request: exactly as it was written, where that is possible.
-
-    yarl decodes what it thinks needs no escape (``%2F`` in a query), which breaks URLs that were
-    signed as a whole. As it is written is taken only if that names the same host and port as
-    the reading that was judged.
-    """
-    read = URL(url)
-    if url.isascii():
-        exact = URL(url, encoded=True)
-        same = (exact.scheme, exact.raw_host, exact.port) == (read.scheme, read.raw_host, read.port)
-        if same and exact.raw_path:
-            return exact
-    return read
-
-
-def _secret_parts(url: URL, values: Collection[str]) -> list[str]:
-    """Return what must not be shown when a receiver repeats it, longest first."""
-    parts = {url.raw_path_qs, url.raw_query_string, url.raw_user, url.raw_password, url.password}
-    parts.update(url.raw_parts, url.parts, url.query.values(), values)
-    # "Bearer abc" is as secret without its first word.
-    parts.update(value.rpartition(" ")[2] for value in values)
-    long_enough = {part for part in parts if part and len(part) >= SECRET_CHARACTERS}
-    return sorted(long_enough, key=len, reverse=True)
