@@ -253,5 +253,7 @@ class SystemResolver:
 
 
 def _look_up(host: str, port: int) -> list[str]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    # As bytes: a host of a URL is encoded already, and Python's own IDNA codec raises
+    # UnicodeError, which is no OSError, for labels that are too long.
+    found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
