@@ -46,10 +46,9 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 
 def run(ctx: typer.Context) -> None:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
-    from mailbridge.cli.main import load_config, settings
+    from mailbridge.cli.main import LogLevel, load_config
 
-    settings(ctx).configure_logging()
-    config = load_config(ctx)
+    config = load_config(ctx, LogLevel.INFO)
 
     async def main() -> None:
         from mailbridge.app import serve

@@ -37,6 +37,7 @@ NAMES: Final = ("alarm", "leitstelle", "technik", "verwaltung")
 async def show(*, once: bool, mailboxes: int, messages: int, options: Context) -> bool:
     """Run the demo; returns whether everything that was asked for has been delivered."""
     from mailbridge.cli.daemon import stop_on_signals
+    from mailbridge.cli.main import LogLevel
 
     stop = asyncio.Event()
     stop_on_signals(stop)
@@ -44,7 +45,7 @@ async def show(*, once: bool, mailboxes: int, messages: int, options: Context) -
         home = Path(tempfile.mkdtemp(prefix="mailbridge-demo-"))
         stack.callback(shutil.rmtree, home, ignore_errors=True)
         stage = await _Stage.open(stack, home, mailboxes)
-        options.configure_logging("warning")
+        options.configure_logging(LogLevel.WARNING)
         daemon = asyncio.create_task(stage.run_daemon(stop))
         try:
             return await stage.perform(stop, daemon, messages=messages, once=once)
@@ -179,9 +180,8 @@ def _introduce(tenant: Tenant, receiver: Receiver, home: Path, mailboxes: int) -
     typer.secho("mailbridge demo", bold=True, nl=False)
     say(": everything on this machine, nothing is kept.  Ctrl-C ends it.")
     say(f"  sandbox tenant    {tenant.entra.authority}  (Entra)")
-    say(
-        f"                    imaps://localhost:{tenant.imap.port}  (Exchange), {mailboxes} mailbox(es)"
-    )
+    mail = f"imaps://localhost:{tenant.imap.port}"
+    say(f"                    {mail}  (Exchange), {mailboxes} mailbox(es)")
     say(f"  webhook receiver  {receiver.url}  (checks every signature)")
     say(f"  database          {home}/mailbridge.db  (SQLite, every commit flushed)")
     say()

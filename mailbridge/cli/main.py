@@ -47,7 +47,7 @@ class Context:
 
     config: Path | None
     log_format: LogFormat | None
-    log_level: LogLevel
+    log_level: LogLevel | None
 
     def config_path(self) -> Path:
         """Return the configuration file to use; raises ``ConfigError`` if there is none."""
@@ -55,27 +55,31 @@ class Context:
 
         return find(self.config)
 
-    def configure_logging(self, level: str | None = None) -> None:
-        """Send logs to standard error as the options say, or from another ``level`` on."""
+    def configure_logging(self, usual: LogLevel) -> None:
+        """Send logs to standard error, from the ``usual`` level on if no option says another."""
         from mailbridge import log
 
-        log.configure(
-            self.log_format.value if self.log_format else None, level or self.log_level.value
-        )
+        level = self.log_level or usual
+        log.configure(self.log_format.value if self.log_format else None, level.value)
 
 
 def settings(ctx: typer.Context) -> Context:
     """Return the global options of a command."""
     return ctx.find_object(Context) or Context(
-        config=None, log_format=None, log_level=LogLevel.INFO
+        config=None, log_format=None, log_level=None
     )
 
 
-def load_config(ctx: typer.Context) -> Config:
-    """Return the configuration; warnings go to standard error, problems are a ``ConfigError``."""
+def load_config(ctx: typer.Context, usual: LogLevel = LogLevel.WARNING) -> Config:
+    """Return the configuration; warnings go to standard error, problems are a ``ConfigError``.
+
+    Sets up logging first (``usual`` is the level when no option names one), so that whatever
+    a command causes to be logged is redacted and stays off standard output.
+    """
     from mailbridge.config import check
     from mailbridge.errors import ConfigError
 
+    settings(ctx).configure_logging(usual)
     checked = check(settings(ctx).config_path())
     for warning in checked.warnings:
         tell(f"warning: {warning}")
@@ -130,8 +134,12 @@ def options(
         typer.Option(help="Default: console on a terminal, json elsewhere."),
     ] = None,
     log_level: Annotated[
-        LogLevel, typer.Option(help="Log events from this level on.", case_sensitive=False)
-    ] = LogLevel.INFO,
+        LogLevel | None,
+        typer.Option(
+            help="Log events from this level on. Default: info for run, else warning.",
+            case_sensitive=False,
+        ),
+    ] = None,
     version: Annotated[
         bool,
         typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),

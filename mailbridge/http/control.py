@@ -67,6 +67,10 @@ async def control(path: Path, commands: Mapping[str, Command]) -> AsyncIterator[
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             problem = {"error": f"bad request: {error}", "code": "control.bad", "fix": ""}
             return _answer(400, problem)
+        except Exception:
+            log.exception("control.bug", command=request.match_info["name"])
+            problem = {"error": "internal error, see the daemon's log", "code": "bug", "fix": ""}
+            return _answer(500, problem)
 
     app = web.Application(client_max_size=REQUEST_LIMIT)
     app.router.add_post("/{name}", handle)
