@@ -7,30 +7,24 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-Insert = postgresql.Insert | sqlite.Insert
 
-
-def insert(connection: sa.Connection, table: sa.Table) -> Any:
+def insert(dialect: str, table: sa.Table) -> Any:
     """Return an INSERT that knows ``ON CONFLICT``; both databases mean the same by it."""
-    if connection.dialect.name == "postgresql":
-        return postgresql.insert(table)
-    return sqlite.insert(table)
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
-def upsert(
-    connection: sa.Connection, table: sa.Table, changed: dict[str, Any] | None = None
-) -> Any:
+def upsert(dialect: str, table: sa.Table, changed: dict[str, Any]) -> Any:
     """Return an INSERT that replaces the row of the same primary key.
 
     ``changed`` overrides what a column becomes when the row exists; it may use the columns of
     the table as they were.
     """
-    statement = insert(connection, table)
+    statement = insert(dialect, table)
     key = [column.name for column in table.primary_key]
     values = {
         column.name: statement.excluded[column.name] for column in table.c if column.name not in key
     }
-    return statement.on_conflict_do_update(index_elements=key, set_=values | (changed or {}))
+    return statement.on_conflict_do_update(index_elements=key, set_=values | changed)
 
 
 def clock(connection: sa.Connection, now: int) -> sa.ColumnElement[int]:

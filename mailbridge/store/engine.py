@@ -8,6 +8,7 @@ is faster anyway. PostgreSQL has a small pool, one connection a thread.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +29,12 @@ T = TypeVar("T")
 POOL: Final = 4
 #: how long a foreign process may hold the lock of a SQLite file
 BUSY_SECONDS: Final = 10.0
-#: pages of 4 KiB in the write-ahead log before they are moved into the database file
-AUTOCHECKPOINT_PAGES: Final = 4_000
+#: bytes of a page, in new files
+PAGE: Final = 8192
+#: bytes of the write-ahead log before it is moved into the database file; less on a small disk,
+#: where that copy must still find room when nothing else does
+AUTOCHECKPOINT_BYTES: Final = 16 * 1024 * 1024
+AUTOCHECKPOINT_SHARE: Final = 64
 #: how large the write-ahead log may stay after a large transaction
 WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
 
@@ -174,15 +179,22 @@ def connect_sqlite(file: Path, *, mode: Mode, synchronous: str = "FULL") -> sqli
             return connection
         # Set first: whatever follows is then written as durably as everything else.
         connection.execute(f"PRAGMA synchronous = {synchronous}")
+        # Of a new file: larger pages take long mails faster, smaller ones cost less per index.
+        connection.execute(f"PRAGMA page_size = {PAGE}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_autocheckpoint(file)}")
         connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
         connection.execute("PRAGMA cache_size = -8192")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _autocheckpoint(file: Path) -> int:
+    total = shutil.disk_usage(file.parent).total
+    return max(64, min(AUTOCHECKPOINT_BYTES, total // AUTOCHECKPOINT_SHARE) // PAGE)
 
 
 def _postgres_engine(address: Address, mode: Mode, synchronous: str) -> sa.Engine:

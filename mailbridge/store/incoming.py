@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -26,7 +27,7 @@ from mailbridge.model import (
     Protocol,
     RawMessage,
 )
-from mailbridge.store.dialect import chunks, upsert
+from mailbridge.store.dialect import chunks, insert, upsert
 from mailbridge.store.scan import message_id, storable
 from mailbridge.store.tables import (
     Kept,
@@ -53,6 +54,36 @@ _SETTLED: Final = (
     messages.update()
     .where(messages.c.id.in_(_IDS), messages.c.settle == Settle.WANTED)
     .values(settle=Settle.DONE, settled_at=sa.bindparam("at"))
+)
+
+
+_NOW: Final = sa.bindparam("now", type_=sa.BigInteger)
+# The rows are made inside the database: through the driver they would cost more than the rest.
+_ROUTE: Final = deliveries.insert().from_select(
+    [
+        *("message", "event_id", "type", "sink", "mailbox", "state", "attempts", "rescues"),
+        *("due_at", "first_due_at", "fence", "sequence", "replay", "created_at"),
+    ],
+    sa.select(
+        messages.c.pk,
+        messages.c.id,
+        sa.literal(MAIL, sa.Text),
+        sa.bindparam("sink", type_=sa.Text),
+        messages.c.mailbox,
+        sa.literal(DeliveryState.QUEUED.value, sa.Text),
+        sa.literal(0),
+        sa.literal(0),
+        _NOW,
+        _NOW,
+        sa.literal(0),
+        sa.bindparam("first", type_=sa.BigInteger)
+        + sa.func.row_number().over(order_by=messages.c.pk)
+        - 1,
+        sa.literal(0),
+        _NOW,
+    )
+    .where(messages.c.id.in_(_IDS))
+    .order_by(messages.c.pk),
 )
 
 
@@ -96,9 +127,9 @@ def accept(
     }
     if new:
         _write_messages(connection, new, batch.sinks, common)
-        events = _events(connection, new, now)
+        _write_raw(connection, new)
         for sink in sorted(set(batch.sinks)):
-            write_deliveries(connection, batch.mailbox, sink, events, now)
+            _route(connection, list(new), batch.mailbox, sink, now)
     known = {key: value for key, value in renamed.items() if key not in stored and key not in new}
     if known:
         _write_known(connection, known, common)
@@ -143,6 +174,23 @@ def _write_messages(
     connection.execute(messages.insert(), rows)
 
 
+def _write_raw(connection: sa.Connection, new: dict[str, RawMessage]) -> None:
+    numbers: dict[str, int] = {}
+    for ids in chunks(list(new)):
+        numbers.update(connection.execute(_NUMBERS, {"ids": ids}).tuples().all())
+    connection.execute(
+        raw.insert(),
+        [{"message": numbers[key], "bytes": message.raw} for key, message in new.items()],
+    )
+
+
+def _route(connection: sa.Connection, new: list[str], mailbox: str, sink: str, now: int) -> None:
+    """Queue new messages for a sink, in the order in which they were read."""
+    for ids in chunks(new):
+        first = next_sequence(connection, mailbox, sink, len(ids))
+        connection.execute(_ROUTE, {"ids": ids, "sink": sink, "first": first, "now": now})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """What is to be delivered: a stored mail (``message``, its row) or a finished ``body``."""
@@ -153,18 +201,6 @@ class Event:
     body: str | None = None
     created_at: int
     replay: int = 0
-
-
-def _events(connection: sa.Connection, new: dict[str, RawMessage], now: int) -> list[Event]:
-    """Write the raw bytes of new messages; returns their events."""
-    numbers: dict[str, int] = {}
-    for ids in chunks(list(new)):
-        numbers.update(connection.execute(_NUMBERS, {"ids": ids}).tuples().all())
-    connection.execute(
-        raw.insert(),
-        [{"message": numbers[key], "bytes": message.raw} for key, message in new.items()],
-    )
-    return [Event(id=key, type=MAIL, message=numbers[key], created_at=now) for key in new]
 
 
 def write_deliveries(
@@ -197,11 +233,19 @@ def write_deliveries(
     connection.execute(deliveries.insert(), rows)
 
 
+@cache
+def _next_sequence(dialect: str) -> Any:
+    statement = insert(dialect, sequences)
+    return statement.on_conflict_do_update(
+        index_elements=["mailbox", "sink"],
+        set_={"last": sequences.c.last + statement.excluded["last"]},
+    ).returning(sequences.c.last)
+
+
 def next_sequence(connection: sa.Connection, mailbox: str, sink: str, count: int) -> int:
     """Take ``count`` sequence numbers of this mailbox and sink; returns the first."""
-    statement = upsert(connection, sequences, {"last": sequences.c.last + count})
     last: int = connection.execute(
-        statement.returning(sequences.c.last), {"mailbox": mailbox, "sink": sink, "last": count}
+        _next_sequence(connection.dialect.name), {"mailbox": mailbox, "sink": sink, "last": count}
     ).scalar_one()
     return last - count + 1
 
@@ -239,10 +283,22 @@ def _close_gaps(connection: sa.Connection, ids: list[str]) -> None:
         connection.execute(_CLOSE_GAPS, {"ids": chunk})
 
 
+@cache
+def _upsert_gap(dialect: str) -> Any:
+    return upsert(dialect, gaps, {"first_at": gaps.c.first_at})
+
+
+@cache
+def _upsert_checkpoint(dialect: str) -> Any:
+    statement = insert(dialect, checkpoints)
+    before = sa.func.coalesce(statement.excluded["accepted_at"], checkpoints.c.accepted_at)
+    return upsert(dialect, checkpoints, {"accepted_at": before})
+
+
 def _write_gaps(connection: sa.Connection, found: Sequence[Gap]) -> None:
     if not found:
         return
-    statement = upsert(connection, gaps, {"first_at": gaps.c.first_at})
+    statement = _upsert_gap(connection.dialect.name)
     rows = [
         _place(gap.ref, gap.ref.message_id)
         | {
@@ -260,13 +316,8 @@ def _write_gaps(connection: sa.Connection, found: Sequence[Gap]) -> None:
 def _write_checkpoint(
     connection: sa.Connection, new: Checkpoint, *, now: int, accepted: bool
 ) -> None:
-    statement = upsert(
-        connection,
-        checkpoints,
-        None if accepted else {"accepted_at": checkpoints.c.accepted_at},
-    )
     connection.execute(
-        statement,
+        _upsert_checkpoint(connection.dialect.name),
         {
             "mailbox": new.mailbox,
             "folder": storable(new.folder),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from mailbridge.model import Checkpoint, DeliveryState, MessageRef
+from mailbridge.model import Checkpoint, MessageRef
 
 #: accepted: some delivery is open; known: the same message under a new UIDVALIDITY;
 #: gap: listed by the server, which would not give it; dropped: nothing is to be delivered
@@ -134,6 +134,3 @@ class Purged:
     messages: int = 0
     notices: int = 0
     more: bool = False
-
-
-OPEN_STATES = (DeliveryState.QUEUED, DeliveryState.CLAIMED, DeliveryState.HELD)

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -24,11 +25,19 @@ from mailbridge.model import (
     Notice,
     Resolution,
 )
-from mailbridge.store import incoming, outgoing, schema
+from mailbridge.store import care, incoming, lookup, outgoing, queue, retention, schema
 from mailbridge.store.engine import Address, Database, Mode
-from mailbridge.store.files import Lock, Reserve
+from mailbridge.store.opening import Hold, prepare
+from mailbridge.store.rows import (
+    Counts,
+    DeliveryRow,
+    MessageRow,
+    MessageState,
+    Purged,
+    ShownState,
+    Trace,
+)
 from mailbridge.store.tables import SCHEMA, micros, moment_or_none
-from mailbridge.store.translate import translated
 
 T = TypeVar("T")
 
@@ -55,19 +64,16 @@ class Store:
     """
 
     def __init__(
-        self,
-        database: Database,
-        *,
-        now: Callable[[], datetime],
-        owner: str,
-        lock: Lock | None,
-        reserve: Reserve | None,
+        self, database: Database, *, now: Callable[[], datetime], owner: str, hold: Hold | None
     ) -> None:
         self._database = database
         self._now = now
         self._owner = owner
-        self._lock = lock
-        self._reserve = reserve
+        self._hold = hold
+        # Commands that read a lot must not make the one writing connection wait. PostgreSQL has
+        # connections to spare; for SQLite a second, read-only one is made when it is needed.
+        self._reader: Database | None = None if hold else database
+        self._walk = retention.Walk()
         self._background: set[asyncio.Future[None]] = set()
 
     @classmethod
@@ -89,36 +95,36 @@ class Store:
         missing (to read), of a newer or, without ``upgrade``, of an older schema.
         """
         address = Address.parse(url)
-        loop = asyncio.get_running_loop()
-        lock = reserve = None
+        hold = None
+        if address.file:
+            loop = asyncio.get_running_loop()
+            hold = await loop.run_in_executor(None, prepare, address.file, mode, now)
         try:
-            if address.file:
-                prepare = _prepare_to_write if mode == "write" else _prepare_to_read
-                lock, reserve = await loop.run_in_executor(None, prepare, address, now)
             database = Database(address, mode=mode, synchronous=synchronous)
         except BaseException:
-            _release(lock)
+            if hold:
+                hold.lock.release()
             raise
-        store = cls(database, now=now, owner=owner or _this_process(), lock=lock, reserve=reserve)
+        store = cls(database, now=now, owner=owner or _this_process(), hold=hold)
         try:
-            await store._begin(mode, upgrade=upgrade)
+            await store._begin(upgrade=upgrade and mode == "write")
         except BaseException:
             await store.close()
             raise
         return store
 
-    async def _begin(self, mode: Mode, *, upgrade: bool) -> None:
+    async def _begin(self, *, upgrade: bool) -> None:
         found = await self._database.run(schema.version)
         schema.refuse_newer(found)
         if found != SCHEMA:
-            if mode == "read" or not upgrade:
+            if not upgrade:
                 raise StoreRefused(
                     f"the database has schema {found or 'none'}, this mailbridge needs {SCHEMA}",
                     code="store.older",
                     fix="run `mailbridge db upgrade`",
                 )
             await self._database.run(lambda connection: schema.upgrade(connection, self._now()))
-        if mode == "write" and self._lock:
+        if self._hold:
             # The lock is ours, so whoever claimed these is dead: no need to wait for a lease.
             rescued = await self._run(
                 lambda connection, now: outgoing.rescue(connection, now, every=True)
@@ -130,9 +136,12 @@ class Store:
         """Wait for what is running, close the database, give the lock back."""
         if self._background:
             await asyncio.wait(self._background)
+        if self._reader and self._reader is not self._database:
+            await self._reader.close()
         await self._database.close()
-        _release(self._lock)
-        self._lock = None
+        if self._hold:
+            self._hold.lock.release()
+            self._hold = None
 
     @property
     def commits(self) -> int:
@@ -145,9 +154,17 @@ class Store:
         try:
             return await self._database.run(lambda connection: work(connection, now), again=again)
         except StoreFull:
-            if not self._reserve or not await self._database.call(self._reserve.release):
+            if not self._hold or not await self._database.call(self._hold.reserve.release):
                 raise
             return await self._database.run(lambda connection: work(connection, now), again=again)
+
+    def _reading(self) -> Database:
+        if self._reader is None:
+            self._reader = Database(self._database.address, mode="read", synchronous="FULL")
+        return self._reader
+
+    async def _read(self, work: Callable[[sa.Connection], T]) -> T:
+        return await self._reading().run(work)
 
     # -- intake ---------------------------------------------------------------------------
 
@@ -177,7 +194,8 @@ class Store:
         Raises ``StoreFull`` already while the disk is nearly full, so that what was accepted
         before can still be delivered and written down.
         """
-        reserve, now = self._reserve, micros(self._now())
+        reserve = self._hold.reserve if self._hold else None
+        now = micros(self._now())
 
         def work(connection: sa.Connection) -> Accepted:
             if reserve:
@@ -263,41 +281,125 @@ class Store:
         """Queue again what is claimed under an expired lease; returns how many."""
         return await self._run(outgoing.rescue)
 
+    # -- commands -------------------------------------------------------------------------
 
-def _prepare_to_write(
-    address: Address, now: Callable[[], datetime]
-) -> tuple[Lock | None, Reserve | None]:
-    """Take the lock, then look at the file, then create it: nobody else can be doing the same."""
-    file = address.file
-    assert file is not None  # noqa: S101 - for the type checker; the caller has asked
-    with translated(address.shown):
-        lock = Lock(file)
-        try:
-            if schema.look_at_sqlite(file):
-                file.chmod(0o600)
-            else:
-                schema.create_sqlite(file, now())
-            return lock, Reserve(file)
-        except BaseException:
-            lock.release()
-            raise
+    async def messages(  # noqa: PLR0913 - filters, all by keyword
+        self,
+        *,
+        mailbox: str | None = None,
+        state: MessageState | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
+        before: int | None = None,
+        after: int | None = None,
+    ) -> Sequence[MessageRow]:
+        """Return the mail log, newest first; ``before`` and ``after`` are ``MessageRow.number``."""
+        wanted = lookup.Wanted(
+            mailbox=mailbox, state=state, since=since, limit=limit, before=before, after=after
+        )
+        return await self._read(lambda connection: lookup.read_messages(connection, wanted))
 
+    async def trace(self, name: str) -> Trace:
+        """Return all about a webhook-id, a Message-ID (bare or in ``<>``) or a delivery number."""
+        return await self._read(lambda connection: lookup.trace(connection, name))
 
-def _prepare_to_read(
-    address: Address, _now: Callable[[], datetime]
-) -> tuple[Lock | None, Reserve | None]:
-    file = address.file
-    assert file is not None  # noqa: S101 - for the type checker; the caller has asked
-    with translated(address.shown):
-        if not schema.look_at_sqlite(file):
-            raise StoreRefused(
-                f"there is no database at {file}",
-                code="store.missing",
-                fix="start the daemon once, or check state.database",
+    async def raw(self, name: str) -> bytes | None:
+        """Return the raw bytes of a message by its webhook-id, ``None`` when they are not here."""
+        return await self._read(lambda connection: lookup.raw_bytes(connection, name))
+
+    async def deliveries(
+        self, *, state: ShownState | None = None, sink: str | None = None, limit: int = 100
+    ) -> Sequence[DeliveryRow]:
+        """Return deliveries of one state, by default all that are not over."""
+        return await self._read(
+            lambda connection: lookup.read_deliveries(connection, state, sink, limit)
+        )
+
+    async def counts(self) -> Counts:
+        """Return what waits for each sink, and where each folder stands."""
+        return await self._read(lookup.counts)
+
+    async def requeue(
+        self,
+        ids: Sequence[int | str] | None = None,
+        *,
+        all_dead: bool = False,
+        sink: str | None = None,
+    ) -> int:
+        """Queue dead and held deliveries anew, by number or event id, or ``all_dead`` ones.
+
+        Waiting ones among ``ids`` become due now. Returns how many; raises ``PermanentError``
+        when retention has removed the raw bytes of one.
+        """
+        if all_dead:
+            return await self._run(
+                lambda connection, now: queue.requeue_dead(connection, sink, now)
             )
-    return None, None
+        names = [str(name) for name in ids or ()]
+        return await self._run(lambda connection, now: queue.requeue(connection, names, now))
 
+    async def drop(self, ids: Sequence[int | str]) -> int:
+        """Drop deliveries that wait, are held or dead, by number or event id; returns how many."""
+        names = [str(name) for name in ids]
+        return await self._run(lambda connection, now: queue.drop(connection, names, now))
 
-def _release(lock: Lock | None) -> None:
-    if lock:
-        lock.release()
+    async def replay(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        mailbox: str | None = None,
+        since: datetime | None = None,
+        sink: str | None = None,
+        sinks: Sequence[str] | None = None,
+    ) -> int:
+        """Deliver events again under their ids; returns how many deliveries are queued for it.
+
+        ``sink`` (or each of ``sinks``) gets them; without either, wherever each went before.
+        Where one still waits it is not queued twice; a dead letter is superseded. Raises
+        ``PermanentError``, and queues nothing, when retention has removed raw bytes.
+        """
+        wanted = queue.Again(
+            ids=tuple(ids or ()),
+            mailbox=mailbox,
+            since=since,
+            sinks=sinks if sink is None else (sink,),
+        )
+        return await self._run(lambda connection, now: queue.replay(connection, wanted, now))
+
+    async def purge(
+        self,
+        *,
+        delivered_before: datetime,
+        dead_before: datetime,
+        log_before: datetime,
+        limit: int = 500,
+    ) -> Purged:
+        """Take one bounded step of retention; call again while ``more``.
+
+        Raw bytes go when every delivery is over since before these moments; an open delivery
+        is never removed, whatever its age.
+        """
+        limits = retention.Limits(
+            delivered_before=micros(delivered_before),
+            dead_before=micros(dead_before),
+            log_before=micros(log_before),
+            limit=limit,
+        )
+        walk = self._walk
+        done, self._walk = await self._run(
+            lambda connection, now: retention.purge(connection, limits, walk, now)
+        )
+        return done
+
+    async def backup(self, file: Path) -> None:
+        """Write a consistent copy of a SQLite database, 0600 and durable, while others write."""
+        source = self._database.address.file
+        await self._reading().call(lambda: care.backup(source, file))
+
+    async def check(self) -> Sequence[str]:
+        """Search the database for damage; returns a sentence for each fault."""
+        return await self._read(care.check)
+
+    async def schema_version(self) -> str | None:
+        """Return the revision of the schema."""
+        return await self._read(schema.version)

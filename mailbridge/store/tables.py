@@ -122,7 +122,13 @@ sa.Index(
     sqlite_where=sa.text("settle = 1"),
     postgresql_where=sa.text("settle = 1"),
 )
-sa.Index("messages_kept", messages.c.kept, messages.c.accepted_at)
+sa.Index("messages_kept", messages.c.kept, messages.c.accepted_at, messages.c.pk)
+sa.Index(
+    "messages_known_as",
+    messages.c.known_as,
+    sqlite_where=sa.text("known_as IS NOT NULL"),
+    postgresql_where=sa.text("known_as IS NOT NULL"),
+)
 
 #: the bytes as they came, apart from the rows that are read often
 raw: Final = sa.Table(
@@ -164,18 +170,22 @@ deliveries: Final = sa.Table(
     sa.Column("last_status", sa.Integer),
     sa.Column("last_reason", sa.Text),
 )
+# Rows of one mail lie side by side here; an index on the event's id would have to write a page
+# of its own for each mail, anywhere in the file. Such an id is looked up in ``messages``.
 sa.Index(
-    "deliveries_event",
-    deliveries.c.event_id,
+    "deliveries_message",
+    deliveries.c.message,
     deliveries.c.sink,
     deliveries.c.replay,
     unique=True,
 )
-sa.Index("deliveries_message", deliveries.c.message)
 
 
-def _partial_index(name: str, where: str, *columns: sa.Column[int] | sa.Column[str]) -> None:
-    sa.Index(name, *columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+def _partial_index(
+    name: str, where: str, *columns: sa.Column[int] | sa.Column[str], unique: bool = False
+) -> None:
+    condition = sa.text(where)
+    sa.Index(name, *columns, sqlite_where=condition, postgresql_where=condition, unique=unique)
 
 
 # These hold only what is open, so they stay small however long the history grows.
@@ -197,7 +207,15 @@ _partial_index("deliveries_claimed", "state = 'claimed'", deliveries.c.lease_unt
 _partial_index("deliveries_dead", "state = 'dead'", deliveries.c.sink, deliveries.c.pk)
 _partial_index("deliveries_held", "state = 'held'", deliveries.c.sink, deliveries.c.pk)
 _partial_index(
-    "deliveries_notices",
+    "deliveries_notice",
+    "message IS NULL",
+    deliveries.c.event_id,
+    deliveries.c.sink,
+    deliveries.c.replay,
+    unique=True,
+)
+_partial_index(
+    "deliveries_old_notices",
     "message IS NULL AND resolved_at IS NOT NULL",
     deliveries.c.resolved_at,
 )

@@ -61,7 +61,8 @@ def _create_messages() -> None:
         sa.PrimaryKeyConstraint("pk"),
     )
     op.create_index("messages_id", "messages", ["id"], unique=True)
-    op.create_index("messages_kept", "messages", ["kept", "accepted_at"])
+    op.create_index("messages_kept", "messages", ["kept", "accepted_at", "pk"])
+    op.create_index("messages_known_as", "messages", ["known_as"], **_where("known_as IS NOT NULL"))
     op.create_index(
         "messages_message_id", "messages", ["message_id"], **_where("message_id IS NOT NULL")
     )
@@ -126,11 +127,17 @@ def _create_deliveries() -> None:
     op.create_index(
         "deliveries_due", "deliveries", ["sink", "due_at", "pk"], **_where("state = 'queued'")
     )
-    op.create_index("deliveries_event", "deliveries", ["event_id", "sink", "replay"], unique=True)
     op.create_index("deliveries_held", "deliveries", ["sink", "pk"], **_where("state = 'held'"))
-    op.create_index("deliveries_message", "deliveries", ["message"])
+    op.create_index("deliveries_message", "deliveries", ["message", "sink", "replay"], unique=True)
     op.create_index(
-        "deliveries_notices",
+        "deliveries_notice",
+        "deliveries",
+        ["event_id", "sink", "replay"],
+        unique=True,
+        **_where("message IS NULL"),
+    )
+    op.create_index(
+        "deliveries_old_notices",
         "deliveries",
         ["resolved_at"],
         **_where("message IS NULL AND resolved_at IS NOT NULL"),
