@@ -49,8 +49,10 @@ FULL_WAIT: Final = 10.0
 NOT_CONNECTED_WAIT: Final = 60.0
 #: seconds without progress of a wanted check after which the folder counts as unseen
 OVERDUE: Final = 45.0
-#: seconds without progress after which the session is torn down (longer than any read timeout)
-TORN_DOWN: Final = 120.0
+#: seconds without progress after which the session is torn down. The last resort, so longer
+#: than the 900 s that a source allows for one command: a huge mail over a thin line is slow,
+#: not stuck, and would never arrive if it were cut each time.
+TORN_DOWN: Final = 1000.0
 #: seconds that a failure may last before the ``mailbox.degraded`` event is sent
 ANNOUNCE_AFTER: Final = 30.0
 #: seconds between two looks of the watch
