@@ -33,39 +33,36 @@ MAX_LINE: Final = 16 * 1024
 MIN_SECRET: Final = 4
 _MASK: Final = "***"
 
-#: what must stand in a lower-cased line before the expensive patterns are tried
-_HINTS: Final = (
-    "bearer",
-    "eyj",
-    "secret",
-    "assertion",
-    "password",
-    "_token",
-    "dxnlcj",
-    "://",
-    "authorization",
-)
 _NAMES = (
-    r"client_secret|client_assertion|refresh_token|access_token|id_token|password|passphrase"
-    r"|authorization|signing_secret|device_code|code_verifier"
+    "client_secret|client_assertion|refresh_token|access_token|id_token|password|passphrase"
+    "|signing_secret|device_code|code_verifier|authorization"
 )
-_PATTERNS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
+#: a pattern is tried only when one of its words stands in the line, in any case
+_PATTERNS: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...]] = (
     # JSON Web Tokens, and anything else that begins like one
-    (re.compile(r"eyJ[A-Za-z0-9_-]{8,}(\.[A-Za-z0-9_-]*){0,4}"), _MASK),
+    (("eyj",), re.compile(r"eyJ[A-Za-z0-9_-]{8,}(\.[A-Za-z0-9_-]*){0,4}"), _MASK),
     # the base64 of an XOAUTH2 answer ("user=…")
-    (re.compile(r"dXNlcj[A-Za-z0-9+/]{16,}={0,2}"), _MASK),
-    (re.compile(r"(?i)\b(bearer|basic)(\s+|%20|\+)(?!\*)[A-Za-z0-9._~+/=-]{4,}"), rf"\1\2{_MASK}"),
-    (re.compile(r"whsec_[A-Za-z0-9+/=_-]{8,}"), f"whsec_{_MASK}"),
+    (("dxnlcj",), re.compile(r"dXNlcj[A-Za-z0-9+/]{16,}={0,2}"), _MASK),
+    (
+        ("bearer", "basic"),
+        re.compile(r"(?i)\b(bearer|basic)(\s+|%20|\+)(?!\*)[A-Za-z0-9._~+/=-]{8,}"),
+        rf"\1\2{_MASK}",
+    ),
+    (("whsec_",), re.compile(r"whsec_[A-Za-z0-9+/=_-]{8,}"), f"whsec_{_MASK}"),
     # name=value, "name": "value" and both inside of a quoted text
     (
+        tuple(_NAMES.split("|")),
         re.compile(
-            rf"(?i)\b({_NAMES})(\\*[\"']?\s*[:=]\s*(?:b?\\*[\"'])?)(?!\*\*\*)[^\s\"'&,;\\}}]+"
+            rf"(?i)({_NAMES})(\\*[\"']?\s*[:=]\s*(?:b?\\*[\"'])?)"
+            r"(?!\*\*\*|bearer|basic)[^\s\"'&,;\\}]+"
         ),
         rf"\1\2{_MASK}",
     ),
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]{1,15}://)[^\s/?#@\"'<>]+@"), rf"\1{_MASK}@"),
-    (re.compile(r"(?i)\b(https?://[^\s?#\"'<>\\]+\?)[^\s#\"'<>\\]+"), rf"\1{_MASK}"),
+    (("://",), re.compile(r"://[^\s/?#@\"'<>\\]+@"), f"://{_MASK}@"),
+    (("://",), re.compile(r"(://[^\s?#\"'<>\\]+\?)[^\s#\"'<>\\]+"), rf"\1{_MASK}"),
 )
+
+_HINTS: Final = tuple({hint: None for hints, _, _ in _PATTERNS for hint in hints})
 
 
 class _Secrets:
@@ -112,9 +109,12 @@ def redact(text: str) -> str:
     lowered = text.lower()
     for hint in _HINTS:
         if hint in lowered:
-            for pattern, replacement in _PATTERNS:
-                text = pattern.sub(replacement, text)
-            return text
+            break
+    else:
+        return text
+    for hints, pattern, replacement in _PATTERNS:
+        if any(hint in lowered for hint in hints):
+            text = pattern.sub(replacement, text)
     return text
 
 

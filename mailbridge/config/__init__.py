@@ -11,24 +11,11 @@ Everyone else is handed values. A secret is a ``Secret``; ``reveal()`` gives its
 
 from mailbridge.config.clouds import CLOUDS, Cloud
 from mailbridge.config.load import Checked, check, find, load
-from mailbridge.config.models import (
-    EVENTS,
-    After,
-    App,
-    Attachments,
-    Config,
-    Credential,
-    Fetch,
-    Http,
-    Keep,
-    Mailbox,
-    Server,
-    State,
-    Webhook,
-    WebhookTls,
-)
+from mailbridge.config.mailboxes import After, Fetch, Mailbox, Server
+from mailbridge.config.models import App, Config, Credential, Http, Keep, State
 from mailbridge.config.schema import schema
 from mailbridge.config.secrets import Secret
+from mailbridge.config.webhooks import EVENTS, Attachments, EventType, Webhook, WebhookTls
 
 __all__ = [
     "CLOUDS",
@@ -40,6 +27,7 @@ __all__ = [
     "Cloud",
     "Config",
     "Credential",
+    "EventType",
     "Fetch",
     "Http",
     "Keep",

@@ -105,9 +105,8 @@ def _compose(text: str, problems: Problems) -> yaml.Node | None:
     try:
         node: yaml.Node | None = loader.get_single_node()
     except yaml.MarkedYAMLError as exc:
-        mark = exc.problem_mark or exc.context_mark
-        line = None if mark is None else mark.line + 1
-        problems.add((), *_syntax(exc, text, line), line=line)
+        message, fix, line = _syntax(exc, text)
+        problems.add((), message, fix, line=line)
         return None
     except (yaml.YAMLError, RecursionError):
         problems.add((), "this is not YAML that can be read", "compare with config.example.yaml.")
@@ -119,40 +118,61 @@ def _compose(text: str, problems: Problems) -> yaml.Node | None:
     return node
 
 
-def _syntax(exc: yaml.MarkedYAMLError, text: str, line: int | None) -> tuple[str, str]:
-    """Return message and fix for a syntax error."""
-    lines = text.splitlines()
-    row = lines[line - 1] if line is not None and line <= len(lines) else ""
-    problem = exc.problem or ""
-    indent = row[: len(row) - len(row.lstrip())]
-    if "\t" in indent or ("\t" in row and ("start any token" in problem or "block" in problem)):
-        return "a tab stands here, and YAML takes no tabs", "use spaces."
-    known = {
-        "undefined alias": (
-            "an alias (`*name`) stands here whose anchor (`&name`) is not defined",
-            "define it above, or put the value in quotes if it begins with `*`.",
-        ),
-        "another document": ("a second document (`---`) begins here", "keep one document a file."),
-        "mapping values are not allowed": (
-            "a `:` stands where no key can be",
-            "check the indentation, and put values that contain `: ` in quotes.",
-        ),
-        "cannot start any token": (
-            "a value begins with a character that YAML keeps for itself (`@`, `%`, a backtick)",
-            "put the value in quotes.",
-        ),
-        "unexpected end of stream": ("a quotation mark is not closed", "close it."),
-        "flow": ("a bracket `[` or `{` is not closed", "close it, or check for a missing comma."),
-        "duplicate anchor": ("an anchor (`&name`) is defined twice", "rename one of them."),
-    }
-    about = f"{problem} {exc.context or ''}"
-    for words, message in known.items():
-        if words in about:
-            return message
-    return (
-        "the YAML is broken here or just above",
-        "indent the keys of one section alike; put values with special characters in quotes.",
-    )
+#: words of PyYAML's message, whether the fault begins where the context does, our words
+_SYNTAX = (
+    (
+        ("undefined alias", "scanning an alias", "scanning an anchor"),
+        False,
+        "an alias (`*name`) stands here that means nothing",
+        "define its anchor (`&name`) above, or put a value that begins with `*` in quotes.",
+    ),
+    (
+        ("another document",),
+        False,
+        "a second document (`---`) begins here",
+        "keep one document a file.",
+    ),
+    (
+        ("mapping values are not allowed",),
+        False,
+        "a `:` stands where no key can be",
+        "check the indentation, and put values that contain `: ` in quotes.",
+    ),
+    (
+        ("cannot start any token",),
+        False,
+        "a value begins with a character that YAML keeps for itself (`@`, `%`, a backtick)",
+        "put the value in quotes.",
+    ),
+    (("quoted scalar",), True, "a quotation mark opens here and is not closed", "close it."),
+    (
+        ("parsing a flow",),
+        True,
+        "a bracket `[` or `{` opens here and is not closed",
+        "close it, or check for a missing comma.",
+    ),
+    (("scanning a tag",), False, "a tag (`!name`) stands here", "put the value in quotes."),
+)
+
+
+def _syntax(exc: yaml.MarkedYAMLError, text: str) -> tuple[str, str, int | None]:
+    """Return message, fix and line of a syntax error."""
+    mark = exc.problem_mark or exc.context_mark
+    rows = text.split("\n")
+    # The parser notices some faults only behind the last line.
+    last = len(rows) - (not rows[-1])
+    line = None if mark is None else max(1, min(mark.line + 1, last))
+    row = "" if line is None else rows[line - 1]
+    if "\t" in row[: len(row) - len(row.lstrip())] or ("\t" in row and "token" in str(exc.problem)):
+        return "a tab stands here, and YAML takes no tabs", "use spaces.", line
+    about = f"{exc.problem} {exc.context}"
+    for words, at_start, message, fix in _SYNTAX:
+        if any(word in about for word in words):
+            if at_start and exc.context_mark is not None:
+                line = min(exc.context_mark.line + 1, last)
+            return message, fix, line
+    fix = "indent the keys of one section alike; put values with special characters in quotes."
+    return "the YAML is broken here or just above", fix, line
 
 
 class _Builder:

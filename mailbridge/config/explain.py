@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from mailbridge.config.models import Config, Section
+from mailbridge.config.models import Config
 from mailbridge.config.problems import Path, Problems, did_you_mean, shown
+from mailbridge.config.sections import Section
 
 #: how a key that is missing could be written
 _EXAMPLES = {
@@ -28,7 +29,7 @@ def explain(
 ) -> None:
     """Add a problem for each finding of one section; ``document`` is that section's data."""
     for details in error.errors(include_url=False, include_input=False):
-        loc = details["loc"]
+        loc = _written(details["loc"], document)
         path = (*prefix, *loc)
         context = details.get("ctx", {})
         if details["type"] == "fault":
@@ -90,6 +91,17 @@ def _in_words(details: ErrorDetails, value: Any) -> tuple[str, str]:
     # A finding without words of its own gets general ones: pydantic's could quote the value.
     general = ("this value cannot stand here", "compare with config.example.yaml.")
     return _IN_WORDS.get(kind, general)
+
+
+def _written(loc: Path, document: Any) -> Path:
+    """Return a place as the file has it: a single value that became a list has no index there."""
+    parts: list[str | int] = []
+    for part in loc:
+        if isinstance(part, int) and not isinstance(document, list):
+            continue
+        parts.append(part)
+        document = _value_at(document, (part,))
+    return tuple(parts)
 
 
 def _section_at(model: type[Section], loc: tuple[str | int, ...]) -> type[Section]:

@@ -15,10 +15,13 @@ from mailbridge.config import document as document_
 from mailbridge.config import rules
 from mailbridge.config.clouds import CLOUDS
 from mailbridge.config.explain import explain, unknown
-from mailbridge.config.models import App, Config, Http, Mailbox, Section, State, Webhook
+from mailbridge.config.mailboxes import Mailbox
+from mailbridge.config.models import App, Config, Http, State
 from mailbridge.config.problems import Map, Problems
 from mailbridge.config.secrets import Reading, Secret
+from mailbridge.config.sections import Section
 from mailbridge.config.urls import default_database
+from mailbridge.config.webhooks import Webhook
 from mailbridge.errors import ConfigError, Problem
 from mailbridge.log import register_secret
 

@@ -100,6 +100,11 @@ def fault(message: str, fix: str, *, key: str | int | None = None) -> PydanticCu
     return PydanticCustomError("fault", "{message}", dict(context))
 
 
+def _place(problem: Problem) -> tuple[bool, int, str]:
+    """Return what problems are sorted by: the line, and those without one last."""
+    return (problem.line is None, problem.line or 0, problem.path)
+
+
 class Problems:
     """The faults and warnings of one file, in the order of its lines."""
 
@@ -128,4 +133,4 @@ class Problems:
         """Order both lists as a reader meets them in the file, without repeats."""
         for name in ("errors", "warnings"):
             unique = dict.fromkeys(getattr(self, name))
-            setattr(self, name, sorted(unique, key=lambda item: (item.line or 0, item.path)))
+            setattr(self, name, sorted(unique, key=_place))

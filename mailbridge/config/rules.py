@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 
 from mailbridge.config.clouds import clash
-from mailbridge.config.models import App, Mailbox, Webhook
+from mailbridge.config.mailboxes import Mailbox
+from mailbridge.config.models import App
 from mailbridge.config.problems import Map, Problems, did_you_mean
 from mailbridge.config.urls import holds_key
+from mailbridge.config.webhooks import Webhook
 
 #: how long before its end a client secret is warned of
 SOON = timedelta(days=30)

@@ -194,14 +194,13 @@ def _from_file(
         missing = "add `LoadCredential=NAME:/path` for it to the unit."
     try:
         mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise fault(f"the {kind} is not a regular file", "name a file.", key=kind)
-        with path.open("rb") as file:
-            raw = file.read(MAX_SECRET + 1)
+        raw = _start_of(path) if stat.S_ISREG(mode) else None
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or "not a path"
         message = f"the {kind} of this secret cannot be read ({label}: {reason})"
         raise fault(message, missing, key=kind) from None
+    if raw is None:
+        raise fault(f"the {kind} is not a regular file", "name a file.", key=kind)
     if len(raw) > MAX_SECRET:
         raise fault(f"the {kind} is larger than 64 KiB", "name the right file.", key=kind)
     if kind == "file" and mode & stat.S_IROTH:
@@ -216,6 +215,12 @@ def _from_file(
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise fault(f"the {kind} is not UTF-8 text", "store the bare value.", key=kind) from None
+
+
+def _start_of(path: Path) -> bytes:
+    """Read one byte more than a secret may have."""
+    with path.open("rb") as file:
+        return file.read(MAX_SECRET + 1)
 
 
 def _client_secret(secret: Secret) -> Secret:

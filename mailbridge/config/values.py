@@ -228,8 +228,9 @@ def _day(value: Any) -> date:
     fix = "write the date as 2028-11-20."
     if isinstance(value, date):
         return value
+    text = _text(value, "a date", fix)
     try:
-        return date.fromisoformat(_text(value, "a date", fix))
+        return date.fromisoformat(text)
     except ValueError:
         raise fault("this is not a date", fix) from None
 

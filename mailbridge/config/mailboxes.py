@@ -1,0 +1,131 @@
+"""``mailboxes``: which mailboxes are watched, and how."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema, model_validator
+
+from mailbridge.config.problems import fault
+from mailbridge.config.sections import Section, file_default
+from mailbridge.config.values import (
+    Address,
+    Certificates,
+    Cron,
+    Folder,
+    Folders,
+    Host,
+    Interval,
+    Port,
+    Start,
+    later,
+)
+
+
+class Server(Section):
+    """A mail server. After loading, ``host`` and ``port`` are always filled in."""
+
+    coming: ClassVar[frozenset[str]] = frozenset({"proxy"})
+    host: Host = Field(
+        "",
+        description="default: Exchange Online of the app's cloud",
+        json_schema_extra=file_default("outlook.office365.com"),
+    )
+    port: Port = Field(
+        0,
+        description="default: 993, or 143 with starttls",
+        json_schema_extra={"default": 993, "minimum": 1, "maximum": 65535},
+    )
+    tls: Literal["implicit", "starttls"] = Field("implicit", description="never without TLS")
+    ca: Certificates | None = Field(None, description="PEM file with a private CA")
+
+
+class After(Section):
+    """What the server is told about a message once it is durable here."""
+
+    action: Literal["keep", "seen", "delete", "move"] = "keep"
+    folder: Folder | None = None
+
+
+def _after(value: Any) -> Any:
+    fix = "write keep, seen, delete, or {move: Processed}."
+    if isinstance(value, After):
+        return value
+    if isinstance(value, dict) and list(value) == ["move"]:
+        folder = value["move"]
+        if not isinstance(folder, str) or not folder.strip():
+            raise fault("`move` needs the name of a folder", fix, key="move")
+        return {"action": "move", "folder": folder}
+    if value not in ("keep", "seen", "delete"):
+        raise fault("this is not something to do with a message", fix)
+    return {"action": value}
+
+
+class Fetch(Section):
+    """How a mailbox is watched."""
+
+    protocol: Annotated[Literal["imap", "none"], later("pop3", what="protocol")] = Field(
+        "imap", description="imap or none"
+    )
+    push: StrictBool = Field(True, description="IMAP IDLE; this version polls only")  # noqa: FBT003 - pydantic takes the default by place
+    every: Interval = Field(
+        timedelta(seconds=60),
+        description="how often to look; 5s or more",
+        json_schema_extra=file_default("60s"),
+    )
+    cron: Cron | None = Field(
+        None, description="instead of every: five fields, local time, weekdays as names"
+    )
+    folders: Folders = Field(("INBOX",), description="the folders to watch", min_length=1)
+    start: Start = Field(
+        "new", description="first run: new (only what arrives from now), all, or a date"
+    )
+    after: Annotated[
+        After,
+        BeforeValidator(_after),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"enum": ["keep", "seen", "delete"]},
+                    {
+                        "type": "object",
+                        "properties": {"move": {"type": "string", "minLength": 1}},
+                        "required": ["move"],
+                        "additionalProperties": False,
+                    },
+                ]
+            }
+        ),
+    ] = Field(
+        default_factory=After,
+        description="once accepted: keep, seen, delete or {move: Folder}",
+        json_schema_extra=file_default("keep"),
+    )
+    server: Server = Field(default_factory=Server, description="default: Exchange Online")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Fetch:
+        if self.cron is not None and "every" in self.model_fields_set:
+            raise fault("`every` and `cron` exclude each other", "keep one of them.", key="cron")
+        if self.after.action == "move" and self.after.folder in self.folders:
+            raise fault(
+                "messages would be moved into a folder that is watched, and delivered again",
+                "move them to a folder that is not in `folders`.",
+                key="after",
+            )
+        if len(set(self.folders)) != len(self.folders):
+            raise fault("a folder is named twice", "name it once.", key="folders")
+        return self
+
+
+class Mailbox(Section):
+    """One mailbox and how it is watched."""
+
+    coming: ClassVar[frozenset[str]] = frozenset({"signed_in_as", "password", "send", "routes"})
+    address: Address = Field(description="the mailbox's primary address")
+    app: str = Field(description="the name of an entry under apps")
+    sign_in: Annotated[
+        Literal["application"], later("delegated", "password", what="kind of sign-in")
+    ] = Field("application", description="application access (client credentials)")
+    fetch: Fetch = Field(default_factory=Fetch, description="how the mailbox is watched")

@@ -1,0 +1,173 @@
+"""``webhooks``: where events go."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    StrictBool,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from mailbridge.config import urls
+from mailbridge.config.problems import fault
+from mailbridge.config.secrets import Secret, SigningSecret, reference_schema, resolve
+from mailbridge.config.sections import Section, file_default
+from mailbridge.config.values import Certificates, PrivateKey, Size, later, whole
+
+#: the events that a webhook can receive
+EventType = Literal[
+    "mail.received",
+    "mail.vanished",
+    "delivery.dead",
+    "mailbox.degraded",
+    "mailbox.recovered",
+    "secret.expiring",
+    "send.sent",
+    "send.failed",
+    "send.held",
+    "test.ping",
+]
+EVENTS: tuple[EventType, ...] = get_args(EventType)
+
+
+class Attachments(Section):
+    """What a webhook gets of attachments."""
+
+    mode: Annotated[Literal["none", "meta", "inline"], later("link", what="mode")] = Field(
+        "meta", description="none, meta (names, types, sizes, hashes) or inline (base64 too)"
+    )
+    max: Size = Field(
+        10_000_000,
+        description="inline: up to this much of one mail, all attachments together; "
+        "what goes beyond comes as meta",
+        json_schema_extra=file_default("10MB"),
+    )
+
+
+class WebhookTls(Section):
+    """TLS towards a webhook."""
+
+    ca: Certificates | None = Field(None, description="PEM file with a private CA")
+    client_certificate: Certificates | None = Field(None, description="PEM file")
+    client_key: PrivateKey | None = Field(
+        None, description="PEM file; left out when it is in the certificate's file"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> WebhookTls:
+        if self.client_key is not None and self.client_certificate is None:
+            raise fault(
+                "a key without its certificate", "add `client_certificate`.", key="client_key"
+            )
+        return self
+
+
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+_OURS = re.compile(
+    r"(content-(type|length|encoding)|host|connection|transfer-encoding|te|trailer|upgrade|expect"
+    r"|keep-alive|user-agent|webhook-.*|mailbridge-.*)",
+    re.IGNORECASE,
+)
+_CREDENTIAL = re.compile(r"authorization|cookie|key|token|secret|password|auth", re.IGNORECASE)
+
+
+def _headers(value: Any, info: ValidationInfo) -> dict[str, Secret]:
+    """Return headers by name; what names a credential must be a reference."""
+    if not isinstance(value, dict):
+        raise fault("this is not a map of headers", "write `X-Source: mailbridge`.")
+    result: dict[str, Secret] = {}
+    for name, given in value.items():
+        if not _HEADER.fullmatch(name):
+            raise fault("this is not the name of a header", "use letters, digits and -.", key=name)
+        if _OURS.fullmatch(name):
+            raise fault("mailbridge sets this header itself", "remove it.", key=name)
+        if name.lower() in {known.lower() for known in result}:
+            raise fault("this header stands here twice", "keep one.", key=name)
+        result[name] = _header(name, given, info)
+    return result
+
+
+def _header(name: str, given: Any, info: ValidationInfo) -> Secret:
+    if isinstance(given, dict | Secret) or _CREDENTIAL.search(name):
+        try:
+            return resolve(given, info)
+        except PydanticCustomError as exc:
+            context = exc.context or {}
+            raise fault(context["message"], context["fix"], key=name) from None
+    if not isinstance(given, str) or not given.isascii() or not given.isprintable():
+        raise fault("this is not the text of a header", "write ASCII text in quotes.", key=name)
+    return Secret(given)
+
+
+class Webhook(Section):
+    """One destination."""
+
+    coming: ClassVar[frozenset[str]] = frozenset({"fallback", "template"})
+    format: Annotated[
+        Literal["mailbridge"],
+        later("divera", "alamos-fe2", "raw", "template", "cloudevents", what="format"),
+    ] = Field("mailbridge", description="the form of the body")
+    url: Annotated[
+        Secret,
+        BeforeValidator(lambda value: Secret(value) if isinstance(value, str) else value),
+        WithJsonSchema(
+            {"anyOf": [{"type": "string", "pattern": "^https?://."}, reference_schema()]}
+        ),
+    ] = Field(description="https://…, or a reference when the URL holds a key")
+    profile: Literal["default", "alarm"] = Field(
+        "default", description="retry schedule and deadlines"
+    )
+    signing_secrets: Annotated[tuple[SigningSecret, ...], Field(max_length=8)] = Field(
+        (), description="whsec_… (`mailbridge secret webhook`), newest first"
+    )
+    headers: Annotated[
+        Mapping[str, Secret],
+        BeforeValidator(_headers),
+        WithJsonSchema(
+            {
+                "type": "object",
+                "additionalProperties": {"anyOf": [{"type": "string"}, reference_schema()]},
+            }
+        ),
+    ] = Field(
+        default_factory=dict,
+        description="extra headers; names like Authorization or X-Api-Key take references only",
+    )
+    attachments: Attachments = Field(default_factory=Attachments, description="what is sent")
+    order: Annotated[Literal["none"], later("strict", what="order")] = Field(
+        "none", description="none: no delivery waits for another"
+    )
+    concurrency: Annotated[int, whole(1, 256)] = Field(
+        8,
+        description="attempts at the same time",
+        json_schema_extra={"minimum": 1, "maximum": 256},
+    )
+    allow_private: StrictBool = Field(
+        False,  # noqa: FBT003 - pydantic takes the default by place
+        description="true permits loopback and private addresses, and http:// to them",
+    )
+    tls: WebhookTls = Field(default_factory=WebhookTls, description="private CA, own certificate")
+    events: tuple[EventType, ...] = Field(
+        EVENTS, description="the events that this webhook receives; default: all", min_length=1
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Webhook:
+        error = urls.webhook_fault(self.url.reveal(), allow_private=self.allow_private)
+        if error is not None:
+            context = error.context or {}
+            raise fault(context["message"], context["fix"], key="url")
+        return self
+
+    @property
+    def origin(self) -> str:
+        """``https://host`` of the URL, which is all that may be shown of it."""
+        return urls.origin(self.url.reveal())
