@@ -89,10 +89,6 @@ _FIXES: Final[dict[str, tuple[str, str]]] = {
         ),
         "Set-CASMailbox -Identity $address -ImapEnabled $$true; " + _GRANT,
     ),
-    "imap.folder_missing": (
-        "the mailbox has no such folder",
-        "use one of the names that the mailbox has; folder names are in its owner's language",
-    ),
     "tls.certificate": (
         "the server's certificate is not trusted",
         (
