@@ -3,8 +3,8 @@
 Runs on a bare Python of Debian or Ubuntu (no ensurepip, no pip), as an ordinary user, with the
 standard library only. ``runtime`` installs what the daemon and the demo need, ``dev`` also what
 the checks need. Every package comes with a hash that the lock files name, pip itself included.
-A set-up that was interrupted is thrown away by the next one; one that is up to date takes a
-few milliseconds. Exit 1 with one clear line when something on the machine is missing.
+What an interrupted set-up left is thrown away by the next one; when all is in place, a tenth of
+a second shows it. Exit 1 with one clear line when something on the machine is missing.
 """
 
 from __future__ import annotations
@@ -64,6 +64,9 @@ def main() -> int:
     except SetupError as error:
         print(f"mailbridge set-up: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("mailbridge set-up: interrupted; it starts anew next time", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -85,8 +88,12 @@ def use_new_enough_python() -> None:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Hold a lock on the checkout, so that two set-ups at once take turns."""
+    """Hold a lock on the checkout, so that two set-ups at once take turns.
+
+    Commands inherit it: one that outlives a killed set-up keeps the next one waiting.
+    """
     handle = os.open(ROOT, os.O_RDONLY)
+    os.set_inheritable(handle, True)  # noqa: FBT003 - it takes no names
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -99,7 +106,6 @@ def set_up(kind: str) -> None:
     if not sound():
         shutil.rmtree(VENV, ignore_errors=True)
     if up_to_date(kind):
-        stamp(kind).touch()
         return
     began = time.monotonic()
     version = ".".join(map(str, sys.version_info[:2]))
@@ -126,7 +132,11 @@ def step(what: str) -> Iterator[None]:
     """Show one step as it begins, and how long it took."""
     began = time.monotonic()
     print(f"  {what} ...", end="", flush=True)
-    yield
+    try:
+        yield
+    except BaseException:
+        print(flush=True)
+        raise
     print(f" {time.monotonic() - began:.1f} s", flush=True)
 
 
@@ -143,7 +153,7 @@ def sound() -> bool:
 
 
 def stamp(kind: str) -> Path:
-    """Return the file that says what was installed; the Makefile compares its age."""
+    """Return the file that says what was installed."""
     return VENV / f".setup-{kind}"
 
 
@@ -262,10 +272,11 @@ def run(command: list[str]) -> None:
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
+        close_fds=False,
         check=False,
     )
     if done.returncode:
-        print(f" failed:\n{done.stdout}", flush=True)
+        print(f"\n{done.stdout}", end="", flush=True)
         told = " ".join(command[:4])
         msg = f"`{told} ...` ended with {done.returncode}; its output stands above"
         raise SetupError(msg)

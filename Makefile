@@ -1,0 +1,69 @@
+# mailbridge: `make` lists what there is. Everything lives in .venv; nothing needs root, except
+# `make test`, which installs the mail servers and PostgreSQL of the distribution when missing.
+# Pass options with ARGS, e.g. `make demo ARGS=--once` or `make test ARGS="-k webhook"`.
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint check format lock crash-test kill-test power-cut disk-full \
+    bench bench-parse corpus-test dist clean servers runtime dev
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-19s%s\n", $$1, $$2}'
+
+demo: runtime ## the main job on a sandbox tenant, SQLite and a built-in receiver; Ctrl-C ends it
+	@$(BIN)/mailbridge demo $(ARGS)
+
+test: dev servers ## install real servers when missing, run the whole suite against them
+	@$(BIN)/pytest -q -n auto --dist loadfile $(ARGS)
+
+lint: dev ## style, types and the arrows between modules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test ## all checks, the same that CI runs
+
+format: dev ## let ruff lay out the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+crash-test: kill-test power-cut disk-full ## nothing is lost: the three campaigns below
+
+kill-test: dev servers ## kill -9 of the daemon under load: tried / lost / doubled
+	@$(BIN)/python -m tests.campaigns.crash $(ARGS)
+
+power-cut: dev servers ## rebuild the database as power cuts would leave it
+	@$(BIN)/python -m tests.campaigns.power_cut $(ARGS)
+
+disk-full: dev servers ## fill the disk, free it again
+	@$(BIN)/python -m tests.campaigns.disk_full $(ARGS)
+
+bench: dev servers ## speed beside the peers, as a table and a chart
+	@$(BIN)/python -m benchmarks.bench $(ARGS)
+
+corpus-test: dev ## parse 6,000 public mails and generated hostile ones
+	@$(BIN)/python -m benchmarks.corpus $(ARGS)
+
+bench-parse: corpus-test
+
+setup: dev ## .venv with everything that the checks need
+
+lock: ## take newer packages into requirements/*.lock (ARGS= keeps what is pinned)
+	@PYTHON=$(PYTHON) scripts/lock.sh $(if $(filter undefined default file,$(origin ARGS)),--upgrade,$(ARGS))
+
+dist: dev ## build the sdist and the wheel into dist/
+	$(BIN)/hatchling build
+
+clean: ## remove .venv, caches and what was built
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+
+servers:
+	@scripts/servers.sh
+
+# Always asked: they see at once (0.1 s) that nothing changed, or that .venv was moved or is broken.
+runtime dev:
+	@$(PYTHON) scripts/setup.py $@
