@@ -43,6 +43,7 @@ NEXT_ADDRESS_SECONDS: Final = 0.25
 TLS_SHUTDOWN_SECONDS: Final = 1.0
 
 _SECTION_END: Final = re.compile(rb"\r?\n\r?\n")
+_CAPITAL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r\n]")
 
 
@@ -233,11 +234,14 @@ def tls_words(exc: ssl.SSLError) -> str:
     """Say what went wrong in TLS, in OpenSSL's words, which hold names but no content."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"certificate refused: {exc.verify_message}"
-    return (exc.reason or type(exc).__name__).replace("_", " ").lower()
+    return (exc.reason or "not understood").replace("_", " ").lower()
 
 
 def os_words(exc: OSError) -> str:
     """Say what the system says, and never the exception's own text, which may hold a URL."""
     if isinstance(exc, socket.gaierror):
         return exc.strerror or "no answer"
-    return os.strerror(exc.errno) if exc.errno and exc.errno > 0 else type(exc).__name__
+    if exc.errno and exc.errno > 0:
+        return os.strerror(exc.errno)
+    # asyncio raises some without a number: ConnectionResetError becomes "Connection reset".
+    return _CAPITAL.sub(" ", type(exc).__name__).removesuffix(" Error").capitalize()
