@@ -16,7 +16,7 @@ import orjson
 from mailbridge import __version__
 from mailbridge.model import StoredMail
 from mailbridge.parse import Address, Attachment, Body, ParsedMessage
-from mailbridge.trust import Verdict, judge
+from mailbridge.trust import judge
 
 SCHEMA: Final = "mailbridge/1"
 #: a mail accepted later than this after it was received is marked stale
@@ -76,7 +76,9 @@ def mail_data(mail: StoredMail, message: ParsedMessage, settings: EventSettings)
         "html": _body(message.html),
         "text_from_html": message.text_from_html,
         "attachments": _attachments(message.attachments, settings),
-        **_judged(message, verdict),
+        "auth": verdict.auth,
+        "trust": verdict.trust,
+        "auto": verdict.auto,
         "fields": {},
         "route": None,
         "parse": {
@@ -129,7 +131,7 @@ def _place(mail: StoredMail, settings: EventSettings) -> dict[str, Any]:
 def _said(message: ParsedMessage) -> dict[str, Any]:
     date = message.date
     return {
-        "headers": [{"name": h.name, "value": h.value} for h in message.headers],
+        "headers": [{"name": name, "value": value} for name, value, _, _ in message.headers],
         "from": _author(message),
         "sender": _address(message.sender) if message.sender else None,
         "to": _addresses(message.to),
@@ -144,10 +146,6 @@ def _said(message: ParsedMessage) -> dict[str, Any]:
         "in_reply_to": message.in_reply_to,
         "references": list(message.references),
     }
-
-
-def _judged(message: ParsedMessage, verdict: Verdict) -> dict[str, Any]:
-    return {"auth": verdict.auth, "trust": verdict.trust, "auto": verdict.auto}
 
 
 def _author(message: ParsedMessage) -> dict[str, Any] | None:
@@ -169,7 +167,10 @@ _NO_TEXT: Final = {"content": "", "charset": None, "truncated": False, "size": 0
 
 
 def _body(body: Body | None) -> dict[str, Any] | None:
-    return None if body is None else body._asdict()
+    if body is None:
+        return None
+    content, charset, truncated, size = body
+    return {"content": content, "charset": charset, "truncated": truncated, "size": size}
 
 
 def _attachments(

@@ -28,10 +28,28 @@ EXCHANGE_ONLINE: Final = (
 _BY = re.compile(r"(?:\A|\s)by\s+([A-Za-z0-9.-]{1,255})(?=[\s;(]|\Z)", re.IGNORECASE)
 _FROM = re.compile(r"\Afrom\s+([A-Za-z0-9.\[\]:_-]{1,255})", re.IGNORECASE)
 _COMMENT = re.compile(r"\([^()]*\)")
-_RESULT = re.compile(r"\s*(spf|dkim|dmarc|compauth)\s*=\s*([A-Za-z]{1,30})(?![A-Za-z.@-])", re.I)
-_PROPERTY = re.compile(r"(?:\A|\s)(smtp\.mailfrom|header\.d|header\.from)=(\S{1,255})", re.I)
+_RESULT = re.compile(
+    r"\s*(spf|dkim|dmarc|compauth)\s*=\s*([A-Za-z]{1,30})(?![A-Za-z.@-])", re.IGNORECASE
+)
+_PROPERTY = re.compile(
+    r"(?:\A|\s)(smtp\.mailfrom|header\.d|header\.from)=(\S{1,255})", re.IGNORECASE
+)
 _AUTHSERV = re.compile(r"\s*([A-Za-z0-9.-]{1,255})(?:\s+\d{1,3})?\s*\Z")
 _COMMENTS_DEEP: Final = 5
+
+
+_TELLING: Final = frozenset(
+    {
+        "authentication-results",
+        "auto-submitted",
+        "list-id",
+        "list-post",
+        "list-unsubscribe",
+        "precedence",
+        "return-path",
+        "x-failed-recipients",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +83,8 @@ def judge(message: ParsedMessage, *, own_hosts: Sequence[str] = EXCHANGE_ONLINE)
     """Judge a message by its headers. ``own_hosts`` are suffixes of the servers we believe."""
     named: dict[str, list[Header]] = {}
     for header in message.headers:
-        named.setdefault(header.key, []).append(header)
+        if header.key in _TELLING:
+            named.setdefault(header.key, []).append(header)
     found = (
         authentication(message, own_hosts=own_hosts)
         if "authentication-results" in named
@@ -162,6 +181,9 @@ def _results(field: str) -> dict[str, list[_Result]]:
         if not removed:
             break
     found: dict[str, list[_Result]] = {}
+    if "(" in text or '"' in text:
+        # Exchange Online writes neither, so somebody else's text is in here.
+        return found
     for piece in text.split(";"):
         match = _RESULT.match(piece)
         if match is None:
@@ -230,14 +252,15 @@ _SUBJECT_CHARACTERS: Final = 2000
 
 def _trust(message: ParsedMessage) -> dict[str, Any]:
     authors = message.from_
-    names = [author.name for author in authors if author.name]
-    shown = [*names, *(author.address for author in authors if author.address)]
+    shown = [text for author in authors for text in author if text]
     seen = [*shown, (message.subject or "")[:_SUBJECT_CHARACTERS]]
     seen += [part.filename_raw for part in message.attachments if part.filename_raw]
+    # Only what is not ASCII can play these tricks, save for punycode.
+    foreign = [text for text in seen if not text.isascii()]
     return {
         "from_count": max(len(authors), message.from_fields),
         "from_ambiguous": message.from_ambiguous,
-        "bidi_controls": any(not text.isascii() and _BIDI.search(text) for text in seen),
+        "bidi_controls": any(_BIDI.search(text) for text in foreign),
         "mixed_script": any(_mixed(text) for text in shown),
         "display_name_has_address": any(_names_another(author) for author in authors),
     }

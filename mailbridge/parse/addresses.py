@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from mailbridge.parse.charset import clean_line
 from mailbridge.parse.headers import decode_words
 from mailbridge.parse.parsed import ADDRESSES, Address, Findings
 
+#: characters of a field up to which its reading is remembered
+_REMEMBERED: Final = 200
 _ATEXT: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]"
 _LABEL: Final = r"[A-Za-z0-9_\u0080-\U0010ffff](?:[A-Za-z0-9_\u0080-\U0010ffff-]*+)"
 _ADDR_SPEC: Final = rf"{_ATEXT}++(?:\.{_ATEXT}++)*+@{_LABEL}(?:\.{_LABEL})*+"
@@ -42,6 +45,22 @@ class AddressField(NamedTuple):
 
 def parse(raw: str, findings: Findings) -> AddressField:
     """Read one unfolded, undecoded address field. Never raises; linear in its length."""
+    if len(raw) >= _REMEMBERED:
+        return _read(raw, findings)
+    found, defects = _remembered(raw)
+    for defect in defects:
+        findings.defect(defect)
+    return found
+
+
+@lru_cache(maxsize=2048)
+def _remembered(raw: str) -> tuple[AddressField, tuple[str, ...]]:
+    # A mailbox gets mail from the same senders, and to itself. No limit is hit in so little.
+    findings = Findings()
+    return _read(raw, findings), tuple(findings.defects)
+
+
+def _read(raw: str, findings: Findings) -> AddressField:
     return _common(raw, findings) or _Reader(findings).read(raw)
 
 
@@ -68,7 +87,7 @@ def _name(phrase: str | None, findings: Findings) -> str | None:
 
 @dataclass(slots=True)
 class _Reader:
-    """Takes a field apart token by token: outside, in angle brackets, in a group."""
+    """Takes a field apart token by lexeme: outside, in angle brackets, in a group."""
 
     findings: Findings
     found: list[Address] = field(default_factory=list)
@@ -89,13 +108,13 @@ class _Reader:
                 at = self._comment(raw, at)
                 continue
             match = _TOKEN.match(raw, at)
-            token = match[0] if match else raw[at]
-            if token == '"':
+            lexeme = match[0] if match else raw[at]
+            if lexeme == '"':
                 # No closing quote in all the rest: it is one word, and a trap.
                 self.ambiguous = True
-                token = raw[at:]
-            at += len(token)
-            self._take(token)
+                lexeme = raw[at:]
+            at += len(lexeme)
+            self._take(lexeme)
         if self.in_angle or self.in_group:
             self.ambiguous = True
         self._flush()
@@ -116,43 +135,43 @@ class _Reader:
         self.comment = _ESCAPED.sub(r"\1", inside)
         return at
 
-    def _take(self, token: str) -> None:
+    def _take(self, lexeme: str) -> None:
         if self.in_angle:
-            self._take_in_angle(token)
-        elif token == "<":
+            self._take_in_angle(lexeme)
+        elif lexeme == "<":
             self.ambiguous |= self.angle is not None
             self.in_angle = True
             self.angle = []
-        elif token == "," or (token == ";" and self.in_group):
+        elif lexeme == "," or (lexeme == ";" and self.in_group):
             self._flush()
-            self.in_group = self.in_group and token == ","
-        elif token == ";":
+            self.in_group = self.in_group and lexeme == ","
+        elif lexeme == ";":
             # Outlook's habit between addresses, and no grammar's.
             self.ambiguous = True
             self._flush()
-        elif token == ":":
+        elif lexeme == ":":
             # What stands before is the name of a group, and names may not hold addresses.
             self.ambiguous |= self.in_group or self.angle is not None or "@" in self.words
             self.words.clear()
             self.in_group = True
         else:
-            if self.angle is not None and not token.isspace():
+            if self.angle is not None and not lexeme.isspace():
                 self.ambiguous = True
-            if token in {">", "\\", "]", "[", ")"}:
+            if lexeme in {">", "\\", "]", "[", ")"}:
                 self.ambiguous = True
-            self.words.append(token)
+            self.words.append(lexeme)
 
-    def _take_in_angle(self, token: str) -> None:
-        if token == ">":
+    def _take_in_angle(self, lexeme: str) -> None:
+        if lexeme == ">":
             self.in_angle = False
             return
-        if token in {"<", ",", ";", ":", "\\"} or token.isspace():
+        if lexeme in {"<", ",", ";", ":", "\\"} or lexeme.isspace():
             self.ambiguous = True
-        if token == "<":
+        if lexeme == "<":
             # The innermost bracket is what most readers take.
             self.angle = []
-        elif self.angle is not None and not token.isspace():
-            self.angle.append(token)
+        elif self.angle is not None and not lexeme.isspace():
+            self.angle.append(lexeme)
 
     def _flush(self) -> None:
         words, angle, comment = self.words, self.angle, self.comment
@@ -176,7 +195,7 @@ class _Reader:
         runs = phrase.split()
         holders = [run for run in runs if "@" in run]
         self.ambiguous |= len(runs) > 1
-        address = "".join(runs) if holders[-1] in {"@"} else holders[-1]
+        address = "".join(runs) if holders[-1] == "@" else holders[-1]
         self._add(comment, address)
 
     def _add(self, phrase: str, address: str) -> None:

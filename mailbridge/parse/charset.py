@@ -72,6 +72,7 @@ _CODECS: Final[dict[str, str]] = {
     **{f"ibm{n}": f"cp{n}" for n in (437, 850, 852, 855, 866)},
 }
 
+_UTF8_BYTES: Final = 4
 _UNFIT = re.compile("[\x00\x80-\x9f\ud800-\udfff]")
 _UNFIT_IN_LINE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _REAL_NON_ASCII = re.compile("[^\x00-\x7f\ufffd]")
@@ -166,11 +167,22 @@ def body(content: bytes, charset: str | None, limit: int, findings: Findings, na
     enough = 4 * limit + 4
     cut = len(content) > enough
     text = decode(content[:enough] if cut else content, charset, findings, cut=cut)
-    if 4 * len(text) > limit and len(encoded := text.encode()) > limit:
+    if _UTF8_BYTES * len(text) > limit and len(encoded := text.encode()) > limit:
         text, cut = encoded[:limit].decode("utf-8", "ignore"), True
     if cut:
         findings.limit(name)
-    if "\r" in text:
-        text = text.replace("\r\n", "\n")
     label = None if charset is None else clean_line(charset[:60].lower(), findings)
     return Body(text, label, cut, len(content))
+
+
+def derived(text: str, limit: int, findings: Findings, name: str) -> Body:
+    """As ``body``, for a text that was made here and has no bytes of its own."""
+    encoded = text.encode("utf-8", "replace")
+    if b"\xc2" in encoded or b"\x00" in encoded:
+        text = clean(text, findings)
+        encoded = text.encode("utf-8", "replace")
+    cut = len(encoded) > limit
+    if cut:
+        findings.limit(name)
+        text = encoded[:limit].decode("utf-8", "ignore")
+    return Body(text, None, cut, len(encoded))

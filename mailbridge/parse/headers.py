@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import binascii
 import re
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -25,8 +26,9 @@ from mailbridge.parse.parsed import (
     Header,
 )
 
+# A named tuple's own constructor is a Python function, and there are dozens of fields in a mail.
+_new: Final = tuple.__new__
 _PLAIN: Final = bytes((0x09, 0x0A, 0x0D, *range(0x20, 0x7F)))
-_FOLD = re.compile(r"\n(?=[ \t])")
 _NAME = re.compile(r"[!-9;-~]+\Z")
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
 _MBOX = re.compile(rb"(?:>?From [^\n]*\n)+")
@@ -36,6 +38,7 @@ _PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]++|\\.)*+"?|[^;]*)', 
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _PIECE = re.compile(r"([^*]+)\*(?:(\d{1,4})(\*)?)?\Z")
 _DATE_CHARACTERS: Final = 128
+_REMEMBERED: Final = 200
 
 
 class Section(NamedTuple):
@@ -55,25 +58,27 @@ def section(raw: bytes, start: int, findings: Findings) -> Section:
     It ends at the first blank line, or where lines come that cannot be header fields;
     a single stray line among fields is passed over.
     """
-    end, body_at = _end(raw, start, start + HEADER_SECTION_BYTES)
+    end, body_at = section_end(raw, start, start + HEADER_SECTION_BYTES)
     if end < 0:
         findings.limit("header_bytes")
         cut = start + HEADER_SECTION_BYTES
         end = raw.rfind(b"\n", start, cut) + 1 or cut
-        _, body_at = _end(raw, cut - 1, len(raw))
+        _, body_at = section_end(raw, cut - 1, len(raw))
     return _section(raw, start, end, body_at, HEADER_FIELDS, findings)
 
 
 def part_section(raw: bytes, start: int, stop: int, findings: Findings) -> Section:
-    """As ``section`` for a part, which must have its fields before ``stop``."""
-    end, body_at = _end(raw, start, min(stop, start + PART_SECTION_BYTES))
+    """As ``section`` for a part; at ``stop`` the next part begins, or the message ends."""
+    most = start + PART_SECTION_BYTES
+    end, body_at = section_end(raw, start, min(stop, most))
     if end < 0:
-        findings.limit("header_bytes")
-        end = body_at = start + PART_SECTION_BYTES
+        end = body_at = min(stop, most)
+        if stop > most:
+            findings.limit("header_bytes")
     return _section(raw, start, end, body_at, PART_FIELDS, findings)
 
 
-def _section(  # noqa: PLR0913 - where it lies, and how much of it is wanted
+def _section(  # noqa: PLR0913, PLR0917 - where it lies, and how much of it is wanted
     raw: bytes, start: int, end: int, body_at: int, limit: int, findings: Findings
 ) -> Section:
     block = raw[start:end]
@@ -85,10 +90,11 @@ def _section(  # noqa: PLR0913 - where it lies, and how much of it is wanted
     if len(lines) > limit:
         findings.limit("headers")
         del lines[limit:]
-    return Section(lines, body_at, not block.translate(None, _PLAIN))
+    plain = not block.translate(None, _PLAIN) and block.count(b"\r") == block.count(b"\r\n")
+    return Section(lines, body_at, plain)
 
 
-def _end(raw: bytes, start: int, stop: int) -> tuple[int, int]:
+def section_end(raw: bytes, start: int, stop: int) -> tuple[int, int]:
     """Where the section ends and where the body begins; -1 when ``stop`` comes before."""
     if raw[start : start + 1] == b"\n":
         return start, start + 1
@@ -106,7 +112,8 @@ def _end(raw: bytes, start: int, stop: int) -> tuple[int, int]:
 def _unfold(block: bytes, limit: int) -> list[str]:
     # latin-1 keeps every byte, for `_text` to look at again where it is not ASCII.
     text = block.decode("latin-1").replace("\r\n", "\n")
-    return [line for line in _FOLD.sub("", text).split("\n", limit + 1)[: limit + 1] if line]
+    text = text.replace("\n ", " ").replace("\n\t", "\t")
+    return [line for line in text.split("\n", limit + 1)[: limit + 1] if line]
 
 
 def _without_strays(raw: bytes, start: int, end: int, body_at: int) -> tuple[bytes, int]:
@@ -158,11 +165,12 @@ def headers(section: Section, findings: Findings) -> list[Header]:
         if not key:
             findings.defect("header-stray-line")
             continue
-        raw = raw.strip(" \t\r")
-        if not plain or "\r" in raw:
+        raw = raw.strip(" \t\r\n")
+        if not plain:
             raw = _text(raw, findings)
+            name = name.rstrip(" \t")
         value = decode_words(raw, findings) if "=?" in raw else raw
-        found.append(Header(name.rstrip(" \t"), value, raw, key))
+        found.append(_new(Header, (name, value, raw, key)))
     return found
 
 
@@ -175,6 +183,22 @@ def _text(value: str, findings: Findings) -> str:
 
 def decode_words(text: str, findings: Findings) -> str:
     """Decode RFC 2047 encoded words; what is none stays as it is. The result is one clean line."""
+    if len(text) >= _REMEMBERED:
+        return _decode_words(text, findings)
+    decoded, defects = _remembered_words(text)
+    for defect in defects:
+        findings.defect(defect)
+    return decoded
+
+
+@lru_cache(maxsize=1024)
+def _remembered_words(text: str) -> tuple[str, tuple[str, ...]]:
+    # The same senders write again and again, and each name is decoded twice for every mail.
+    findings = Findings()
+    return _decode_words(text, findings), tuple(findings.defects)
+
+
+def _decode_words(text: str, findings: Findings) -> str:
     pieces: list[str] = []
     pending = b""
     charset = ""
@@ -205,11 +229,23 @@ def _word_bytes(encoding: str, payload: str) -> bytes:
     return binascii.a2b_qp(data, header=True)
 
 
-def parameters(value: str, findings: Findings) -> tuple[str, dict[str, str]]:
+def parameters(value: str, findings: Findings) -> tuple[str, Mapping[str, str]]:
     """Split ``text/plain; charset=x`` into the token and its parameters, in lower case.
 
     RFC 2231 continuations and charsets are put together, and win over the plain form.
     """
+    if len(value) < _REMEMBERED and "*" not in value:
+        return _remembered(value)
+    return _parameters(value, findings)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(value: str) -> tuple[str, Mapping[str, str]]:
+    # Without an extended form nothing is decoded, so there is nothing to be found.
+    return _parameters(value, Findings())
+
+
+def _parameters(value: str, findings: Findings) -> tuple[str, Mapping[str, str]]:
     token, _, _ = value.partition(";")
     plain: dict[str, str] = {}
     pieces: dict[str, list[tuple[int, bool, str]]] = {}
@@ -242,9 +278,14 @@ def _extended(parts: list[tuple[int, bool, str]], findings: Findings) -> str:
 _MONTHS: Final = {
     name: number
     for number, name in enumerate(
-        ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1
+        ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"), 1
     )
 }
+_DATE = re.compile(
+    r"(?:[A-Z][a-z]{2}, +)?(\d{1,2}) +([A-Z][a-z]{2}) +(\d{4}) +"
+    r"(\d\d):(\d\d):(\d\d) +([+-])(\d\d)([0-5]\d)(?: *\([^()]*\))?\Z",
+    re.ASCII,
+)
 
 
 def date(value: str) -> datetime | None:
@@ -252,11 +293,24 @@ def date(value: str) -> datetime | None:
     if len(value) > _DATE_CHARACTERS:
         return None
     try:
+        return _date(value)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _date(value: str) -> datetime:
+    # The form that nearly all mail has; the standard library's reader knows the odd ones.
+    if (match := _DATE.match(value)) and (month := _MONTHS.get(match[2])):
+        day, _, year, hour, minute, second, sign, hours, minutes = match.groups()
+        offset = timedelta(hours=int(hours), minutes=int(minutes))
+        zone = timezone(-offset if sign == "-" else offset)
+        moment = datetime(
+            int(year), month, int(day), int(hour), int(minute), int(second), tzinfo=zone
+        )
+    else:
         moment = parsedate_to_datetime(value)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        # Some offsets are accepted and break only when they are used.
-        moment.astimezone(UTC)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
+    # Some offsets are accepted and break only when they are used.
+    moment.astimezone(UTC)
     return moment

@@ -6,7 +6,7 @@ import hashlib
 import re
 from typing import Final, Literal, NamedTuple
 
-from mailbridge.parse import addresses, charset, filenames, plain, structure
+from mailbridge.parse import addresses, charset, fast, filenames, parts, plain, walk
 from mailbridge.parse import headers as header_fields
 from mailbridge.parse.parsed import (
     ATTACHMENTS,
@@ -46,22 +46,24 @@ def _parse(raw: bytes, findings: Findings) -> ParsedMessage:
     start = header_fields.preamble(raw, findings)
     section = header_fields.section(raw, start, findings)
     headers = tuple(header_fields.headers(section, findings))
-    first = {header.key: header.raw for header in reversed(headers)}
-    root = structure.root_of(first, findings)
+    topmost = {header.key: header for header in reversed(headers)}
+    first = {key: header.raw for key, header in topmost.items()}
+    root = parts.root_of(first, findings)
     leaves, parser = _body(root, raw, min(section.body_at, len(raw)), findings)
     content = _content(leaves, findings)
-    return _message(headers, first, root, content, parser, findings)
+    subject = topmost["subject"].value if "subject" in topmost else None
+    return _message(headers, first, subject, root, content, parser, findings)
 
 
 def _body(
-    root: structure.Root, raw: bytes, body_at: int, findings: Findings
-) -> tuple[list[structure.Leaf], Literal["fast", "tolerant"]]:
+    root: parts.Root, raw: bytes, body_at: int, findings: Findings
+) -> tuple[list[parts.Leaf], Literal["fast", "tolerant"]]:
     # What the fast way finds wrong before it gives up is found again by the other one.
     tentative = Findings(dict(findings.defects), dict(findings.limits))
     try:
-        leaves = structure.fast(root, raw, body_at, tentative)
-    except structure.Refused:
-        return structure.tolerant(root, raw, body_at, findings), "tolerant"
+        leaves = fast.leaves_of(root, raw, body_at, tentative)
+    except parts.Refused:
+        return walk.leaves_of(root, raw, body_at, findings), "tolerant"
     findings.defects, findings.limits = tentative.defects, tentative.limits
     return leaves, "fast"
 
@@ -73,7 +75,7 @@ class _Content(NamedTuple):
     attachments: tuple[Attachment, ...]
 
 
-def _content(leaves: list[structure.Leaf], findings: Findings) -> _Content:
+def _content(leaves: list[parts.Leaf], findings: Findings) -> _Content:
     """Choose the first text and the first html; every other part is listed as attachment."""
     text: Body | None = None
     html: Body | None = None
@@ -83,7 +85,7 @@ def _content(leaves: list[structure.Leaf], findings: Findings) -> _Content:
         attached = declared.lstrip()[:10].lower() == "attachment"
         label = leaf.parameters.get("charset")
         if text is None and leaf.content_type == "text/plain" and not attached:
-            text = charset.body(leaf.content, label, TEXT_BYTES, findings, "text")
+            text = _lines(charset.body(leaf.content, label, TEXT_BYTES, findings, "text"))
         elif html is None and leaf.content_type == "text/html" and not attached:
             html = charset.body(leaf.content, label, HTML_BYTES, findings, "html")
         elif len(attachments) < ATTACHMENTS:
@@ -92,17 +94,20 @@ def _content(leaves: list[structure.Leaf], findings: Findings) -> _Content:
             findings.limit("attachments")
     if html is None or text is not None:
         return _Content(text, html, text_from_html=False, attachments=tuple(attachments))
-    derived = charset.body(
-        plain.text_of(html.content).encode(), "utf-8", TEXT_BYTES, findings, "text"
-    )
+    derived = charset.derived(plain.text_of(html.content), TEXT_BYTES, findings, "text")
     derived = derived._replace(truncated=derived.truncated or html.truncated)
     return _Content(derived, html, text_from_html=True, attachments=tuple(attachments))
 
 
-def _attachment(leaf: structure.Leaf, declared: str, findings: Findings) -> Attachment:
-    disposition, parameters = "", {}
-    if declared:
-        disposition, parameters = header_fields.parameters(declared, findings)
+def _lines(text: Body) -> Body:
+    """Let lines end in a line feed alone, as strings do everywhere but on the wire."""
+    if "\r" not in text.content:
+        return text
+    return text._replace(content=text.content.replace("\r\n", "\n"))
+
+
+def _attachment(leaf: parts.Leaf, declared: str, findings: Findings) -> Attachment:
+    disposition, parameters = header_fields.parameters(declared, findings)
     name = parameters.get("filename") or leaf.parameters.get("name")
     if name:
         if "=?" in name:
@@ -121,17 +126,17 @@ def _attachment(leaf: structure.Leaf, declared: str, findings: Findings) -> Atta
     )
 
 
-def _message(  # noqa: PLR0913 - the pieces of one message, put together once
+def _message(  # noqa: PLR0913, PLR0917 - the pieces of one message, put together once
     headers: tuple[Header, ...],
     first: dict[str, str],
-    root: structure.Root,
+    subject: str | None,
+    root: parts.Root,
     content: _Content,
     parser: Literal["fast", "tolerant", "none"],
     findings: Findings,
 ) -> ParsedMessage:
     authors = _authors(headers, findings)
     named = _Named(first, findings)
-    subject = first.get("subject")
     date_raw = first.get("date")
     moment = header_fields.date(date_raw) if date_raw else None
     if date_raw and moment is None:
@@ -150,8 +155,8 @@ def _message(  # noqa: PLR0913 - the pieces of one message, put together once
         to=recipients["to"],
         cc=recipients["cc"],
         bcc=recipients["bcc"],
-        delivered_to=tuple(h.value for h in headers if h.key == "delivered-to"),
-        subject=header_fields.decode_words(subject, findings) if subject else subject,
+        delivered_to=tuple([h.value for h in headers if h.key == "delivered-to"]),
+        subject=subject,
         date=moment,
         date_raw=date_raw,
         message_id=_id_of(first.get("message-id")),
@@ -189,20 +194,15 @@ class _Authors(NamedTuple):
 
 
 def _authors(headers: tuple[Header, ...], findings: Findings) -> _Authors:
-    found: list[Address] = []
-    fields = 0
-    ambiguous = False
-    for header in headers:
-        if header.key == "from":
-            field = addresses.parse(header.raw, findings)
-            fields += 1
-            found.extend(field.addresses)
-            ambiguous = ambiguous or field.ambiguous
-    if ambiguous or fields > 1:
+    raws = [header.raw for header in headers if header.key == "from"]
+    fields = [addresses.parse(raw, findings) for raw in raws]
+    found = tuple([address for field in fields for address in field.addresses])
+    ambiguous = any([field.ambiguous for field in fields])  # noqa: C419 - of one, nearly always
+    if ambiguous or len(fields) > 1:
         findings.defect("from-ambiguous")
     if not fields:
         findings.defect("from-missing")
-    return _Authors(tuple(found), fields, ambiguous or fields != 1 or len(found) != 1)
+    return _Authors(found, len(fields), ambiguous or len(fields) != 1 or len(found) != 1)
 
 
 def _id_of(value: str | None) -> str | None:

@@ -6,10 +6,12 @@ import html
 from typing import Final
 
 _BREAKS: Final = frozenset(
-    "br p div tr li ul ol h1 h2 h3 h4 h5 h6 table blockquote pre hr section article".split()
+    {"br", "p", "div", "tr", "li", "ul", "ol", "h1", "h2", "h3", "h4", "h5", "h6"}
+    | {"table", "blockquote", "pre", "hr", "section", "article"}
 )
 _CELLS: Final = frozenset({"/td", "/th"})
 _HIDDEN: Final = frozenset({"script", "style", "title", "template"})
+_COMMENT_END: Final = "-->"
 _NAME_CHARACTERS: Final = 12
 
 
@@ -20,35 +22,44 @@ def text_of(markup: str) -> str:
     """
     first, *rest = markup.replace("\r", " ").replace("\n", " ").split("<")
     out = [first]
-    hidden = ""
+    # What ends the part that is not shown: the end of a comment, or the name of a closing tag.
+    until = ""
     for piece in rest:
-        if hidden == "-->":
-            _, closed, text = piece.partition(hidden)
-            if closed:
-                out.append(text)
-                hidden = ""
-            continue
-        tag, closed, text = piece.partition(">")
-        name = tag[:_NAME_CHARACTERS].partition(" ")[0].rstrip("/").lower() or tag[:1]
-        if hidden:
-            if name != hidden:
-                continue
-            hidden = ""
-        elif name.startswith("!--"):
-            hidden = "" if "-->" in piece else "-->"
-            text = piece.partition("-->")[2]
-        elif not closed or not (name[0].isalpha() or name[0] in "/!?"):
-            # "a < b" is text.
-            text = "<" + piece
-        elif name in _HIDDEN:
-            hidden = "/" + name
-            continue
-        elif name.removeprefix("/") in _BREAKS:
-            out.append("\n")
-        elif name in _CELLS:
-            out.append(" ")
-        out.append(text)
+        if until == _COMMENT_END:
+            shown, until = _behind_comment(piece)
+        elif until:
+            tag, _, text = piece.partition(">")
+            shown, until = (text, "") if _name(tag) == until else ("", until)
+        else:
+            shown, until = _shown(piece)
+        out.append(shown)
     return _tidied(html.unescape("".join(out)))
+
+
+def _shown(piece: str) -> tuple[str, str]:
+    """Return what is seen of ``<piece``, and until when nothing more is seen."""
+    if piece.startswith("!--"):
+        return _behind_comment(piece)
+    tag, closed, text = piece.partition(">")
+    name = _name(tag)
+    if not closed or not name or not (name[0].isalpha() or name[0] in "/!?"):
+        # "a < b" is text.
+        return "<" + piece, ""
+    if name in _HIDDEN:
+        return "", "/" + name
+    if name.removeprefix("/") in _BREAKS:
+        return "\n" + text, ""
+    return (" " + text if name in _CELLS else text), ""
+
+
+def _behind_comment(piece: str) -> tuple[str, str]:
+    _, ended, text = piece.partition(_COMMENT_END)
+    return (text, "") if ended else ("", _COMMENT_END)
+
+
+def _name(tag: str) -> str:
+    words = tag[:_NAME_CHARACTERS].split(None, 1)
+    return words[0].lower().rstrip("/") if words and not tag[:1].isspace() else ""
 
 
 def _tidied(text: str) -> str:

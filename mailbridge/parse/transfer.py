@@ -11,7 +11,10 @@ from mailbridge.parse.parsed import Findings
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _NOT_BASE64: Final = bytes(set(range(256)) - set(_BASE64) - set(b"="))
 _NOT_BASE64_NOR_SPACE: Final = bytes(set(_NOT_BASE64) - set(b" \t\r\n"))
+#: encodings put one behind the other in one part that are told apart
 _PADDED: Final = 1000
+#: lines of uuencode in one part that are decoded; at 45 bytes each these make 45 MB
+_UU_LINES: Final = 1_000_000
 _GROUP: Final = 4
 _PADDING = re.compile(rb"=+")
 _UU_BEGIN = re.compile(rb"(?:\A|\n)begin[ \t][^\n]*\n")
@@ -66,8 +69,12 @@ def uuencoded(content: bytes, findings: Findings) -> bytes:
     if begin is None:
         findings.defect("uuencode-without-begin")
         return content
+    lines = content[begin.end() :].split(b"\n", _UU_LINES)
+    if len(lines) > _UU_LINES:
+        findings.limit("uuencode")
+        lines.pop()
     decoded = bytearray()
-    for line in content[begin.end() :].splitlines():
+    for line in lines:
         if line.strip() == b"end":
             return bytes(decoded)
         try:
