@@ -8,6 +8,7 @@ covers values, nested values, messages of foreign libraries and tracebacks alike
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import re
 import sys
@@ -31,6 +32,8 @@ LEVELS: Final = {
 MAX_LINE: Final = 16 * 1024
 #: characters; anything shorter would black out ordinary words
 MIN_SECRET: Final = 4
+#: fields of one event; ours have about ten
+MAX_FIELDS: Final = 64
 _MASK: Final = "***"
 
 _NAMES = (
@@ -58,8 +61,8 @@ _PATTERNS: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...]] = (
         ),
         rf"\1\2{_MASK}",
     ),
-    (("://",), re.compile(r"://[^\s/?#@\"'<>\\]+@"), f"://{_MASK}@"),
-    (("://",), re.compile(r"(://[^\s?#\"'<>\\]+\?)[^\s#\"'<>\\]+"), rf"\1{_MASK}"),
+    (("://",), re.compile(r"://[^\s/?#@\"'<>\\]{1,256}@"), f"://{_MASK}@"),
+    (("://",), re.compile(r"(://[^\s?#\"'<>\\]{1,1024}\?)[^\s#\"'<>\\]+"), rf"\1{_MASK}"),
 )
 
 _HINTS: Final = tuple({hint: None for hints, _, _ in _PATTERNS for hint in hints})
@@ -83,6 +86,7 @@ class _Secrets:
             quote_plus(raw),
             repr(value)[1:-1],
             orjson.dumps(value.encode("utf-8", "replace").decode())[1:-1].decode(),
+            json.dumps(value)[1:-1],
             base64.b64encode(raw).decode(),
         }
         with self._lock:
@@ -157,18 +161,37 @@ _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z
 
 def _json_line(event: Mapping[str, Any]) -> str:
     try:
-        text = orjson.dumps(event, _plain, _OPTIONS).decode()
+        plain = orjson.dumps(event, _plain, _OPTIONS).decode()
     except (TypeError, ValueError, RecursionError):
         # Lone surrogates, integers beyond 64 bits, cycles: say what can be said of each value.
-        safe = {escape(str(key)): escape(_shortly(value)) for key, value in event.items()}
-        text = orjson.dumps(safe).decode()
-    text = redact(text)
-    if not text.isascii():
+        return _json_words(event, MAX_LINE // 8)
+    if len(plain) > MAX_LINE:
+        return _json_words(event, 1024)
+    text = redact(plain)
+    if not (text.isascii() and text.isprintable()):
         text = _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
-    if len(text) > MAX_LINE:
-        cut = {key: escape(_shortly(value))[:1024] for key, value in event.items()}
-        text = redact(orjson.dumps(cut | {"cut": True}, option=orjson.OPT_NON_STR_KEYS).decode())
+    if text is not plain and not _is_json(text):
+        return _json_words(event, 1024)
     return text
+
+
+def _is_json(text: str) -> bool:
+    """Tell whether a redacted line is still JSON: a secret could have been ``true`` or ``1234``."""
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _json_words(event: Mapping[str, Any], limit: int) -> str:
+    """Return the line with every value as text, redacted first and then cut to ``limit``."""
+    words = {}
+    for key, value in list(event.items())[:MAX_FIELDS]:
+        text = escape(redact(_shortly(value)))
+        # The end of a traceback says what happened.
+        words[escape(str(key))[:64]] = text[-8 * limit :] if key == "exception" else text[:limit]
+    return orjson.dumps(words).decode()
 
 
 def _shortly(value: Any) -> str:
@@ -192,7 +215,7 @@ def _console_line(event: Mapping[str, Any], *, colour: bool) -> str:
     text = redact(f"{escape(name)}  {' '.join(parts)}".rstrip())[:MAX_LINE]
     if trace is not None:
         # A person reads this; the lines of a traceback stay lines, indented under their event.
-        rows = [escape(row) for row in redact(str(trace)).splitlines()]
+        rows = [escape(row) for row in redact(str(trace))[-4 * MAX_LINE :].splitlines()]
         text += "".join(f"\n    {row}" for row in rows)
     if not colour:
         return f"{clock} {level:<7} {text}"
@@ -200,12 +223,7 @@ def _console_line(event: Mapping[str, Any], *, colour: bool) -> str:
 
 
 def _word(value: Any) -> str:
-    text = (
-        value
-        if isinstance(value, str)
-        else _shortly(_plain(value) if isinstance(value, bytes | BaseException) else value)
-    )
-    text = escape(text)
+    text = escape(_shortly(_plain(value) if isinstance(value, bytes | BaseException) else value))
     return text if text and " " not in text else f'"{text}"'
 
 
@@ -232,6 +250,7 @@ class _Writer:
             self._out.write(line + "\n")
             self._out.flush()
         except (OSError, ValueError):
+            # Standard error is closed or full; there is no other place to say so, and mail goes on.
             return
 
     debug = info = warning = warn = error = critical = exception = fatal = log = failure = msg

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mailbridge.cli.output import emit_json, say, tell
 from mailbridge.errors import ConfigError, Problem
+from mailbridge.log import escape
+
+if TYPE_CHECKING:
+    from mailbridge.config import Config
+    from mailbridge.model import Delivery
+
+#: bytes; Exchange Online takes nothing larger
+MAX_MAIL = 150 * 2**20
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +30,7 @@ def register(app: typer.Typer) -> None:
     config = typer.Typer(help="About the configuration file.", no_args_is_help=True)
     config.command("schema")(config_schema)
     app.add_typer(config, name="config")
+    app.command()(parse)
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -91,3 +102,110 @@ def config_schema() -> None:
     from mailbridge.config import schema
 
     emit_json(schema())
+
+
+def parse(
+    ctx: typer.Context,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE.eml",
+            help="A message as it came (RFC 5322), or - for standard input.",
+        ),
+    ],
+    *,
+    mailbox: Annotated[
+        str | None, typer.Option(metavar="NAME", help="As if fetched from this mailbox.")
+    ] = None,
+    webhook: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With the settings of this webhook.")
+    ] = None,
+) -> None:
+    """Print exactly the body that a webhook would get for this mail; touches nothing.
+
+    Works without a configuration too, unless --webhook is given.
+    """
+    from mailbridge.formats.native import NativeFormat
+
+    raw = _read(file)
+    config = _config_for(ctx, mailbox, webhook)
+    address = config.mailboxes[mailbox].address if config is not None and mailbox else ""
+    form = NativeFormat()
+    if config is not None and webhook is not None:
+        attachments = config.webhooks[webhook].attachments
+        form = NativeFormat(attachments_mode=attachments.mode, attachments_max=attachments.max)
+    body = form.body(_delivery(raw, mailbox or "mailbox", address, webhook or "webhook"))
+    sys.stdout.buffer.write(body + (b"\n" if sys.stdout.isatty() else b""))
+    sys.stdout.buffer.flush()
+
+
+def _read(file: Path) -> bytes:
+    """Return the bytes of the message, bounded as a mail server bounds them."""
+    if str(file) == "-":
+        raw = sys.stdin.buffer.read(MAX_MAIL + 1)
+    else:
+        try:
+            with file.open("rb") as stream:
+                raw = stream.read(MAX_MAIL + 1)
+        except OSError as exc:
+            reason = f"{escape(str(file))} cannot be read: {exc.strerror}"
+            raise typer.BadParameter(reason, param_hint="FILE.eml") from exc
+    if len(raw) > MAX_MAIL:
+        raise typer.BadParameter("the message is larger than 150 MiB", param_hint="FILE.eml")
+    return raw
+
+
+def _config_for(ctx: typer.Context, mailbox: str | None, webhook: str | None) -> Config | None:
+    """Return the configuration if the options need one; a name that it lacks is wrong usage."""
+    from mailbridge.cli.main import load_config, settings
+
+    if mailbox is None and webhook is None:
+        return None
+    try:
+        settings(ctx).config_path()
+    except ConfigError:
+        if webhook is None:
+            return None
+        raise
+    config = load_config(ctx)
+    for option, name, known in (
+        ("--mailbox", mailbox, config.mailboxes),
+        ("--webhook", webhook, config.webhooks),
+    ):
+        if name is not None and name not in known:
+            names = ", ".join(known)
+            raise typer.BadParameter(f"not configured; there are: {names}", param_hint=option)
+    return config
+
+
+def _delivery(raw: bytes, mailbox: str, address: str, webhook: str) -> Delivery:
+    """Return the first delivery of a message that lies nowhere: UIDVALIDITY and UID are 0."""
+    import hashlib
+    from datetime import UTC, datetime
+
+    from mailbridge.model import Delivery, MessageRef, StoredMail
+
+    now = datetime.now(UTC)
+    ref = MessageRef(mailbox=mailbox, folder="INBOX")
+    mail = StoredMail(
+        id=ref.message_id,
+        ref=ref,
+        address=address,
+        received_at=None,
+        accepted_at=now,
+        raw=raw,
+        raw_sha256=hashlib.sha256(raw).hexdigest(),
+    )
+    return Delivery(
+        id=0,
+        sink=webhook,
+        event_id=mail.id,
+        type="mail.received",
+        mailbox=mailbox,
+        created_at=now,
+        attempts=0,
+        first_due_at=now,
+        sequence=0,
+        fence=0,
+        mail=mail,
+    )

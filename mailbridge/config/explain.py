@@ -33,9 +33,7 @@ def explain(
         path = (*prefix, *loc)
         context = details.get("ctx", {})
         if details["type"] == "fault":
-            key = context["key"]
-            place = path if key is None else (*path, key)
-            problems.add(place, context["message"], context["fix"])
+            problems.add((*path, *context["below"]), context["message"], context["fix"])
         elif details["type"] == "extra_forbidden":
             unknown(str(loc[-1]), _section_at(model, loc[:-1]), path, problems)
         elif details["type"] == "missing":

@@ -7,7 +7,7 @@ a secret. What is shown of the file are its keys, and those only when they look 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic_core import PydanticCustomError
@@ -94,10 +94,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     return by_plain[matches[0]] if matches else None
 
 
-def fault(message: str, fix: str, *, key: str | int | None = None) -> PydanticCustomError:
-    """Return an error for a validator to raise; ``key`` points below the value that is judged."""
-    context: Mapping[str, Any] = {"message": message, "fix": fix, "key": key}
-    return PydanticCustomError("fault", "{message}", dict(context))
+def fault(
+    message: str, fix: str, *, key: str | None = None, inner: str | None = None
+) -> PydanticCustomError:
+    """Return an error for a validator to raise.
+
+    ``key`` points below the value that is judged, ``inner`` below that.
+    """
+    below = tuple(part for part in (key, inner) if part is not None)
+    return PydanticCustomError(
+        "fault", "{message}", {"message": message, "fix": fix, "key": key, "below": below}
+    )
 
 
 def _place(problem: Problem) -> tuple[bool, int, str]:

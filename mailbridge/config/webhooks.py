@@ -101,7 +101,9 @@ def _header(name: str, given: Any, info: ValidationInfo) -> Secret:
             return resolve(given, info)
         except PydanticCustomError as exc:
             context = exc.context or {}
-            raise fault(context["message"], context["fix"], key=name) from None
+            raise fault(
+                context["message"], context["fix"], key=name, inner=context["key"]
+            ) from None
     if not isinstance(given, str) or not given.isascii() or not given.isprintable():
         raise fault("this is not the text of a header", "write ASCII text in quotes.", key=name)
     return Secret(given)

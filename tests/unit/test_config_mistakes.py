@@ -570,7 +570,7 @@ MISTAKES = [
     m(
         "X-Source: mailbridge",
         "X-A: {env: NOT_SET}",
-        "webhooks.erp.headers.X-A",
+        "webhooks.erp.headers.X-A.env",
         "is not set",
         "EnvironmentFile=",
     ),
