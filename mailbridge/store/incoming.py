@@ -50,6 +50,17 @@ _KNOWN: Final = sa.select(messages.c.id).where(messages.c.id.in_(_IDS))
 _NUMBERS: Final = sa.select(messages.c.id, messages.c.pk).where(messages.c.id.in_(_IDS))
 _SINKS_OF: Final = sa.select(deliveries.c.sink).where(deliveries.c.event_id == sa.bindparam("id"))
 _CLOSE_GAPS: Final = gaps.delete().where(gaps.c.id.in_(_IDS))
+UNSETTLED: Final = (
+    messages.select()
+    .where(
+        messages.c.mailbox == sa.bindparam("mailbox"),
+        messages.c.folder == sa.bindparam("folder"),
+        # Written out, so that the planner sees that the partial index holds these rows.
+        sa.text("settle = 1"),
+    )
+    .order_by(messages.c.pk)
+    .limit(sa.bindparam("limit", type_=sa.Integer))
+)
 _SETTLED: Final = (
     messages.update()
     .where(messages.c.id.in_(_IDS), messages.c.settle == Settle.WANTED)
@@ -177,7 +188,7 @@ def _write_messages(
 def _write_raw(connection: sa.Connection, new: dict[str, RawMessage]) -> None:
     numbers: dict[str, int] = {}
     for ids in chunks(list(new)):
-        numbers.update(connection.execute(_NUMBERS, {"ids": ids}).tuples().all())
+        numbers.update(tuple(row) for row in connection.execute(_NUMBERS, {"ids": ids}))
     connection.execute(
         raw.insert(),
         [{"message": numbers[key], "bytes": message.raw} for key, message in new.items()],
@@ -413,15 +424,7 @@ def fingerprints(
 def unsettled(connection: sa.Connection, mailbox: str, folder: str, limit: int) -> list[MessageRef]:
     """See ``IntakeStore.unsettled``."""
     rows = connection.execute(
-        messages.select()
-        .where(
-            messages.c.mailbox == mailbox,
-            messages.c.folder == storable(folder),
-            # Written out, so that the planner sees that the partial index holds these rows.
-            sa.text("settle = 1"),
-        )
-        .order_by(messages.c.pk)
-        .limit(limit)
+        UNSETTLED, {"mailbox": mailbox, "folder": storable(folder), "limit": limit}
     )
     return [read_ref(row) for row in rows]
 

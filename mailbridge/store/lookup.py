@@ -132,7 +132,7 @@ def _message_rows(connection: sa.Connection, rows: Sequence[Any]) -> list[Messag
     for ids in chunks([row.pk for row in rows]):
         for message, state in connection.execute(
             sa.select(deliveries.c.message, deliveries.c.state).where(deliveries.c.message.in_(ids))
-        ).tuples():
+        ):
             states[message].add(state)
     return [_message_row(row, states[row.pk]) for row in rows]
 
@@ -322,7 +322,7 @@ def counts(connection: sa.Connection) -> Counts:
         }
     for state in (DeliveryState.CLAIMED, DeliveryState.DEAD, DeliveryState.HELD):
         statement = sa.select(deliveries.c.sink, sa.func.count()).where(in_state(state))
-        for sink, count in connection.execute(statement.group_by(deliveries.c.sink)).tuples():
+        for sink, count in connection.execute(statement.group_by(deliveries.c.sink)):
             sinks[sink][state.value] = count
     return Counts(
         sinks=tuple(SinkCount(sink=sink, **values) for sink, values in sorted(sinks.items())),
@@ -337,7 +337,7 @@ def _folders(connection: sa.Connection) -> tuple[FolderCount, ...]:
             .where(sa.text(condition))
             .group_by(table.c.mailbox, table.c.folder)
         )
-        return {(row[0], row[1]): row[2] for row in connection.execute(statement).tuples()}
+        return {(row[0], row[1]): row[2] for row in connection.execute(statement)}
 
     missing = by_folder(gaps, "vanished_at IS NULL")
     untold = by_folder(messages, "settle = 1")

@@ -67,11 +67,11 @@ def _due_statement(suspect: sa.ColumnElement[bool] | sa.TextClause) -> sa.Select
         .where(
             QUEUED,
             suspect,
-            deliveries.c.sink == sa.bindparam("sink"),
-            deliveries.c.due_at <= sa.bindparam("now"),
+            deliveries.c.sink == sa.bindparam("sink", type_=sa.Text),
+            deliveries.c.due_at <= sa.bindparam("now", type_=sa.BigInteger),
         )
         .order_by(deliveries.c.due_at, deliveries.c.pk)
-        .limit(sa.bindparam("limit"))
+        .limit(sa.bindparam("limit", type_=sa.Integer))
         .with_for_update(of=deliveries, skip_locked=True)
     )
 
@@ -102,8 +102,12 @@ _CLAIMED_MAILS: Final = (
     .join_from(messages, raw, messages.c.pk == raw.c.message)
     .where(messages.c.pk.in_(_IDS))
 )
-_NEXT_DUE: Final = sa.select(sa.func.min(deliveries.c.due_at)).where(
-    QUEUED, deliveries.c.sink == sa.bindparam("sink")
+NEXT_DUE: Final = sa.select(sa.func.min(deliveries.c.due_at)).where(
+    QUEUED, deliveries.c.sink == sa.bindparam("sink", type_=sa.Text)
+)
+_ALL_CLAIMED: Final = sa.select(deliveries.c.pk).where(CLAIMED).with_for_update(skip_locked=True)
+LATE: Final = _ALL_CLAIMED.where(
+    deliveries.c.lease_until <= sa.bindparam("at", type_=sa.BigInteger)
 )
 _IN_HAND: Final = (
     sa.select(deliveries.c.pk, deliveries.c.fence)
@@ -153,7 +157,7 @@ def claim(
     due = connection.execute(
         DUE_ALONE if wanted.alone else DUE,
         {"sink": sink, "now": now, "limit": 1 if wanted.alone else wanted.limit},
-    ).tuples()
+    )
     ids = _within(due, wanted.max_bytes)
     if not ids:
         return []
@@ -161,11 +165,11 @@ def claim(
         _claim_statement(connection, now),
         {"ids": ids, "me": owner, "lease": round(wanted.lease * 1_000_000)},
     )
-    rows = {row[0]: row for row in connection.execute(_CLAIMED_DELIVERIES, {"ids": ids}).tuples()}
+    rows = {row[0]: row for row in connection.execute(_CLAIMED_DELIVERIES, {"ids": ids})}
     numbers = [row[1] for row in rows.values() if row[1] is not None]
     mails: dict[int, StoredMail] = {}
     if numbers:
-        found = connection.execute(_CLAIMED_MAILS, {"ids": numbers}).tuples()
+        found = connection.execute(_CLAIMED_MAILS, {"ids": numbers})
         mails = {row[0]: _read_mail(row) for row in found}
     lost = [row[0] for row in rows.values() if row[1] is not None and row[1] not in mails]
     if lost:
@@ -270,7 +274,7 @@ def resolve(
     """See ``DispatchStore.resolve``."""
     in_hand: dict[int, int] = {}
     for ids in chunks([one.delivery.id for one in resolutions]):
-        in_hand.update(connection.execute(_IN_HAND, {"ids": ids}).tuples().all())
+        in_hand.update(tuple(row) for row in connection.execute(_IN_HAND, {"ids": ids}))
     held = [one for one in resolutions if in_hand.get(one.delivery.id) == one.delivery.fence]
     if held:
         connection.execute(_RESOLVE, [_resolved(one, now) for one in held])
@@ -327,20 +331,18 @@ def _told(outcome: Outcome) -> tuple[int | None, str, str]:
 
 def next_due(connection: sa.Connection, sink: str) -> int | None:
     """See ``DispatchStore.next_due``; in microseconds. Those to be claimed alone count too."""
-    due: int | None = connection.execute(_NEXT_DUE, {"sink": sink}).scalar_one()
+    due: int | None = connection.execute(NEXT_DUE, {"sink": sink}).scalar_one()
     return due
 
 
 def rescue(connection: sa.Connection, now: int, *, every: bool = False) -> int:
     """See ``DispatchStore.rescue``. ``every`` takes each claim: their owner is known to be dead."""
-    late = deliveries.c.lease_until <= clock(connection, now)
-    ids = list(
-        connection.execute(
-            sa.select(deliveries.c.pk)
-            .where(CLAIMED, sa.true() if every else late)
-            .with_for_update(skip_locked=True)
-        ).scalars()
-    )
+    if every:
+        found = connection.execute(_ALL_CLAIMED)
+    else:
+        at = connection.execute(sa.select(clock(connection, now))).scalar_one()
+        found = connection.execute(LATE, {"at": at})
+    ids = list(found.scalars())
     for chunk in chunks(ids):
         connection.execute(
             deliveries.update()

@@ -102,7 +102,7 @@ def _purge_raw(
                 deliveries.c.state,
                 deliveries.c.resolved_at,
             ).where(deliveries.c.message.in_(chunk))
-        ).tuples()
+        )
         for number, message, state, resolved_at in rows:
             if state == DeliveryState.DEAD:
                 dead.setdefault(message, []).append(number)

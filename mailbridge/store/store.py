@@ -75,6 +75,7 @@ class Store:
         self._reader: Database | None = None if hold else database
         self._walk = retention.Walk()
         self._background: set[asyncio.Future[None]] = set()
+        self._closed = False
 
     @classmethod
     async def open(  # noqa: PLR0913 - settings, all by keyword
@@ -133,7 +134,10 @@ class Store:
                 log.info("store.rescued", deliveries=rescued)
 
     async def close(self) -> None:
-        """Wait for what is running, close the database, give the lock back."""
+        """Wait for what is running, close the database, give the lock back; may be repeated."""
+        if self._closed:
+            return
+        self._closed = True
         if self._background:
             await asyncio.wait(self._background)
         if self._reader and self._reader is not self._database:
@@ -141,7 +145,6 @@ class Store:
         await self._database.close()
         if self._hold:
             self._hold.lock.release()
-            self._hold = None
 
     @property
     def commits(self) -> int:

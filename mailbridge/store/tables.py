@@ -200,6 +200,8 @@ _partial_index(
     "deliveries_alone",
     "state = 'queued' AND rescues >= 3",
     deliveries.c.sink,
+    # Always the same; it makes SQLite prefer this index to the one of all that waits.
+    deliveries.c.state,
     deliveries.c.due_at,
     deliveries.c.pk,
 )

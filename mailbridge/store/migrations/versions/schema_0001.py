@@ -117,7 +117,7 @@ def _create_deliveries() -> None:
     op.create_index(
         "deliveries_alone",
         "deliveries",
-        ["sink", "due_at", "pk"],
+        ["sink", "state", "due_at", "pk"],
         **_where("state = 'queued' AND rescues >= 3"),
     )
     op.create_index(
