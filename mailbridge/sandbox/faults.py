@@ -101,7 +101,9 @@ CATALOGUE: Final[Mapping[str, Kind]] = {
     "imap.expunge_during_fetch": _kind(
         "another client expunges a message (default: the batch's last) amid the FETCH", uid=None
     ),
-    "imap.duplicate_fetch": _kind("unsolicited FETCH (FLAGS …) lines around every asked one"),
+    "imap.duplicate_fetch": _kind(
+        "unsolicited FETCH (FLAGS …) lines around every asked one", uid=None
+    ),
     # IDLE
     "imap.exists_before_idle": _kind("an untagged EXISTS arrives before IDLE's continuation"),
     "imap.silent_idle": _kind("IDLE is accepted and pushes nothing"),

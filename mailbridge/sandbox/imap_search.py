@@ -58,7 +58,11 @@ def header_values(raw: bytes, name: str) -> list[str]:
 def _decoded(value: bytes) -> str:
     unfolded = re.sub(rb"\r?\n", b"", value).decode("latin-1").strip()
     try:
-        return str(email.header.make_header(email.header.decode_header(unfolded)))
+        pieces = email.header.decode_header(unfolded)
+        return "".join(
+            piece if isinstance(piece, str) else piece.decode(charset or "latin-1", "replace")
+            for piece, charset in pieces
+        )
     except (ValueError, LookupError):
         # An encoded word that lies about itself is searched as it stands.
         return unfolded
