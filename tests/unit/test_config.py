@@ -352,3 +352,36 @@ def test_the_file_is_found_where_it_should_be(
     assert config.find(environ={}) == Path("mailbridge.yaml")
     assert config.find(environ={"MAILBRIDGE_CONFIG": "/x/y.yaml"}) == Path("/x/y.yaml")
     assert config.find(Path("z.yaml"), environ={"MAILBRIDGE_CONFIG": "/x/y"}) == Path("z.yaml")
+
+
+def leaves(schema: dict[str, object], node: dict[str, object], path: str) -> list[str]:
+    """Return the paths of all keys below a node of the JSON Schema, as the reference has them."""
+    definitions = schema["$defs"]
+    assert isinstance(definitions, dict)
+    found: list[str] = []
+    properties = node.get("properties", {})
+    assert isinstance(properties, dict)
+    for name, value in properties.items():
+        options = [value, *value.get("anyOf", ())]
+        references = [option["$ref"].rpartition("/")[2] for option in options if "$ref" in option]
+        for reference in references:
+            found += leaves(schema, definitions[reference], f"{path}{name}.")
+        if not references:
+            found.append(f"{path}{name}")
+    return found
+
+
+def test_every_key_is_documented() -> None:
+    """The reference has a row for each key of each section, and no row for anything else."""
+    schema = config.schema()
+    expected = {
+        "state": leaves(schema, schema["$defs"]["State"], ""),
+        "http": leaves(schema, schema["$defs"]["Http"], ""),
+        "apps.NAME": leaves(schema, schema["$defs"]["App"], ""),
+        "mailboxes.NAME": leaves(schema, schema["$defs"]["Mailbox"], ""),
+        "webhooks.NAME": leaves(schema, schema["$defs"]["Webhook"], ""),
+    }
+    text = (EXAMPLE.parent / "docs" / "config.md").read_text(encoding="utf-8")
+    for section, keys in expected.items():
+        part = text.partition(f"## `{section}`\n")[2].partition("\n## ")[0]
+        assert sorted(re.findall(r"^\| `([a-z_.]+)` \|", part, re.MULTILINE)) == sorted(keys)
