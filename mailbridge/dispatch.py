@@ -240,7 +240,10 @@ class Dispatcher:
 
     async def _work(self) -> None:
         while (rendered := await self._ready.get()) is not None:
-            self._done.append(await self._attempt(rendered))
+            resolution = await self._attempt(rendered)
+            # Not in one expression: that would hold on to the list of before the attempt,
+            # which may have been handed to the store by now.
+            self._done.append(resolution)
             self._done_event.set()
 
     async def _attempt(self, rendered: Rendered) -> Resolution:

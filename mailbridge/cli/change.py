@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,8 @@ from mailbridge.errors import MailbridgeError
 if TYPE_CHECKING:
     from mailbridge.config import Config
     from mailbridge.store.rows import DeliveryRow
+
+QueueState = Literal["queued", "deferred", "dead", "held"]
 
 
 def register(app: typer.Typer) -> None:
@@ -58,9 +60,7 @@ async def command(config: Config, name: str, asked: Mapping[str, Any]) -> Mappin
 def queue_list(
     ctx: typer.Context,
     *,
-    state: Annotated[
-        str | None, typer.Option(help="Only queued, deferred, dead or held; default: all four.")
-    ] = None,
+    state: Annotated[QueueState | None, typer.Option(help="Only these; default: all.")] = None,
     webhook: Annotated[str | None, typer.Option(help="Only this webhook.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many.")] = 200,
     as_json: AsJson = False,
@@ -69,8 +69,6 @@ def queue_list(
     from mailbridge.cli.main import load_config
 
     config = load_config(ctx)
-    if state not in {None, "queued", "deferred", "dead", "held"}:
-        raise typer.BadParameter("--state is queued, deferred, dead or held")
 
     async def get() -> Sequence[DeliveryRow]:
         async with reading(config) as store:
@@ -103,12 +101,15 @@ def queue_list(
 
 def queue_retry(
     ctx: typer.Context,
-    ids: Annotated[list[int] | None, typer.Argument(metavar="DELIVERY…")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID…")] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="Every dead or held delivery.")] = False,
     webhook: Annotated[str | None, typer.Option(help="With --all: only this webhook.")] = None,
 ) -> None:
-    """Queue dead or held deliveries again, with a new budget of seven days."""
+    """Queue dead or held deliveries again, by delivery number or webhook-id.
+
+    They get a new budget of seven days; what waits for its time is tried at once.
+    """
     if bool(ids) == every:
         raise typer.BadParameter("name deliveries, or give --all")
     asked = {"ids": ids, "all": every, "webhook": webhook}
@@ -120,11 +121,11 @@ def queue_retry(
 
 def queue_drop(
     ctx: typer.Context,
-    ids: Annotated[list[int], typer.Argument(metavar="DELIVERY…")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID…")],
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Yes, these are not to be delivered.")] = False,
 ) -> None:
-    """Give deliveries up for good; they stay in the log as dropped."""
+    """Give deliveries up, by delivery number or webhook-id; they stay in the log as dropped."""
     if not yes:
         tell("mailbridge: dropping cannot be undone. Fix: say --yes")
         raise typer.Exit(2)

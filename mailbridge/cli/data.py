@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -38,6 +38,8 @@ STYLES = {
     "dead": "bold red",
     "not running": "red",
 }
+#: as in the store's rows; spelled out here, since commands load the store when they need it
+MessageState = Literal["accepted", "delivered", "dead", "gap", "known", "held", "dropped"]
 _SPAN = re.compile(r"(\d+)([smhd])")
 
 
@@ -185,10 +187,7 @@ def log_(
     ctx: typer.Context,
     *,
     mailbox: Annotated[str | None, typer.Option(help="Only this mailbox.")] = None,
-    state: Annotated[
-        str | None,
-        typer.Option(help="Only accepted, delivered, dead, gap, known, held or dropped."),
-    ] = None,
+    state: Annotated[MessageState | None, typer.Option(help="Only these.")] = None,
     since: Annotated[
         datetime | None, typer.Option(parser=moment, metavar="TIME", help="From this time on.")
     ] = None,
@@ -206,15 +205,17 @@ def log_(
             return await store.messages(mailbox=mailbox, state=state, since=since, limit=limit)
 
     async def following() -> None:
-        last = 0
         async with reading(config) as store:
+            found = await store.messages(mailbox=mailbox, state=state, since=since, limit=limit)
+            last = 0
             while True:
-                found = await store.messages(mailbox=mailbox, state=state, since=since, limit=limit)
-                new = [row for row in reversed(found) if row.number > last]
-                for row in new:
+                for row in reversed(found):
                     say("  ".join(str(part) for part in _log_row(row)))
-                last = max([last, *(row.number for row in new)])
+                    last = max(last, row.number)
                 await asyncio.sleep(1.0)
+                found = await store.messages(
+                    mailbox=mailbox, state=state, after=last, limit=100_000
+                )
 
     if follow:
         try:

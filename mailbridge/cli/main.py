@@ -65,9 +65,7 @@ class Context:
 
 def settings(ctx: typer.Context) -> Context:
     """Return the global options of a command."""
-    return ctx.find_object(Context) or Context(
-        config=None, log_format=None, log_level=None
-    )
+    return ctx.find_object(Context) or Context(config=None, log_format=None, log_level=None)
 
 
 def load_config(ctx: typer.Context, usual: LogLevel = LogLevel.WARNING) -> Config:

@@ -337,7 +337,7 @@ async def _make_due(store: Store, delivery: int) -> None:
 
     await store._run(
         lambda connection, now: connection.execute(
-            sa.text("update deliveries set due_at = :now where id = :id"),
+            sa.text("update deliveries set due_at = :now where pk = :id"),
             {"now": now, "id": delivery},
         )
     )
