@@ -72,14 +72,8 @@ def config_for(  # noqa: PLR0913 - what a user may want different, each with a d
     lines += ["", "apps:"]
     for app in tenant.directory.apps.values():
         lines += _app(tenant, app, keys[app.client_id], ca, state_dir)
-    lines += ["", "mailboxes:"]
-    names: set[str] = set()
-    for box in tenant.exchange.mailboxes.values():
-        app_of = _app_of(tenant, box)
-        if app_of is not None:
-            name = _key(box.address.partition("@")[0], names)
-            lines += _mailbox(box, name, keys[app_of.client_id])
-            lines += _fetch(tenant, ca, every=every, start=start, after=after)
+    fetch = _fetch(tenant, ca, every=every, start=start, after=after)
+    lines += ["", "mailboxes:", *_mailboxes(tenant, keys, fetch)]
     secret = _secret_file(state_dir, f"{webhook}.whsec", signing_secret or new_signing_secret())
     lines += [
         "",
@@ -90,6 +84,18 @@ def config_for(  # noqa: PLR0913 - what a user may want different, each with a d
         "    allow_private: true",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _mailboxes(tenant: Tenant, keys: dict[str, str], fetch: list[str]) -> list[str]:
+    """Return an entry for each mailbox that an app may open."""
+    lines: list[str] = []
+    names: set[str] = set()
+    for box in tenant.exchange.mailboxes.values():
+        app = _app_of(tenant, box)
+        if app is not None:
+            name = _key(box.address.partition("@")[0], names)
+            lines += [*_mailbox(box, name, keys[app.client_id]), *fetch]
+    return lines
 
 
 def _app_of(tenant: Tenant, box: Mailbox) -> App | None:

@@ -97,6 +97,14 @@ async def test_fetch_faults_hit_their_message(tenant: Tenant, box: Mailbox) -> N
         assert (await raw.do("G UID FETCH 2 (RFC822.SIZE)"))[0] == (
             f"* 2 FETCH (RFC822.SIZE {size} UID 2)"
         )
+
+
+async def test_a_fetch_can_bring_more_or_other_than_was_asked(tenant: Tenant, box: Mailbox) -> None:
+    """Unsolicited lines, a stand-in for the mail, and another client's EXPUNGE amid the answer."""
+    for _ in range(3):
+        box.deliver(MAIL)
+    add = tenant.faults.add
+    async with signed_in(tenant) as raw:
         add("imap.duplicate_fetch", uid=2, times=1)
         assert await raw.do("H UID FETCH 2 (RFC822.SIZE)") == [
             "* 1 FETCH (FLAGS ())",

@@ -89,6 +89,34 @@ async def test_fetch_knows_sections_partials_and_seen(tenant: Tenant, box: Mailb
         assert await raw.do("H FETCH 1 MODSEQ") == ["H BAD Command Argument Error. 11"]
 
 
+#: search keys and the UIDs that they find among the three mails of the test
+SEARCHES = {
+    "ALL": [1, 3, 4],
+    "UNSEEN": [3, 4],
+    "SEEN": [1],
+    "NOT DELETED": [1, 3],
+    "SINCE 21-Nov-2026": [3, 4],
+    "BEFORE 21-Nov-2026": [1],
+    "ON 21-Nov-2026": [4],
+    'SUBJECT "alarm"': [1, 3],
+    'SUBJECT "THL folded"': [4],
+    'FROM "x.example"': [4],
+    'HEADER X-Prio ""': [4],
+    "BODY brand": [1, 3],
+    "LARGER 400": [3],
+    "OR FLAGGED DELETED": [3, 4],
+    "(OR SEEN FLAGGED) NOT UID 1": [3],
+    "UID 3:*": [3, 4],
+    "UID 90:*": [4],
+    "2:3": [3, 4],
+    "KEYWORD $MDNSent": [],
+    "KEYWORD Processed": [],
+    "UNKEYWORD Processed": [1, 3, 4],
+    "NEW": [],
+    "CHARSET US-ASCII UNDELETED": [1, 3],
+}
+
+
 async def test_search_finds_by_every_kind_of_key(tenant: Tenant, box: Mailbox) -> None:
     """Flags, dates, headers (encoded ones too), sets, sizes and their combinations work."""
     day = datetime(2026, 11, 20, 23, 30, tzinfo=UTC)
@@ -100,37 +128,12 @@ async def test_search_finds_by_every_kind_of_key(tenant: Tenant, box: Mailbox) -
         received_at=day + timedelta(days=1),
         flags=["\\Deleted"],
     )
-    expected = {
-        "ALL": [1, 3, 4],
-        "UNSEEN": [3, 4],
-        "SEEN": [1],
-        "NOT DELETED": [1, 3],
-        "SINCE 21-Nov-2026": [3, 4],
-        "BEFORE 21-Nov-2026": [1],
-        "ON 21-Nov-2026": [4],
-        'SUBJECT "alarm"': [1, 3],
-        'SUBJECT "THL folded"': [4],
-        'FROM "x.example"': [4],
-        'HEADER X-Prio ""': [4],
-        "BODY brand": [1, 3],
-        "LARGER 400": [3],
-        "OR FLAGGED DELETED": [3, 4],
-        "(OR SEEN FLAGGED) NOT UID 1": [3],
-        "UID 3:*": [3, 4],
-        "UID 90:*": [4],
-        "2:3": [3, 4],
-        "KEYWORD $MDNSent": [],
-        "KEYWORD Processed": [],
-        "UNKEYWORD Processed": [1, 3, 4],
-        "NEW": [],
-        "CHARSET US-ASCII UNDELETED": [1, 3],
-    }
     async with signed_in(tenant) as raw:
         found = {}
-        for key in expected:
+        for key in SEARCHES:
             line = (await raw.do(f"A UID SEARCH {key}"))[0]
             found[key] = [int(word) for word in line.split()[2:]]
-        assert found == expected
+        assert found == SEARCHES
         assert (await raw.do("B SEARCH UNSEEN"))[0] == "* SEARCH 2 3"
         assert (await raw.do("C UID SEARCH CHARSET UTF-8 SUBJECT x"))[0].startswith(
             "C NO [BADCHARSET (US-ASCII)]"
