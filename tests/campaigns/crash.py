@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -103,7 +104,7 @@ class Campaign:
             webhook_url=receiver.url,
             database=f"sqlite:///{self.database}",
             after="seen",
-            every="1s",
+            every="5s",
             push=True,
         )
         content = document(
@@ -123,16 +124,31 @@ class Campaign:
         self.sent[token] = Sent(token=token, mailbox=box, sha256=digest)
         dovecot.deliver(self.boxes[box], raw)
 
-    def kill_once(self, daemon: Daemon) -> float:
-        """Let it run for a random while, kill it; returns the while."""
-        lifetime = self.rng.uniform(self.plan.shortest, self.plan.longest)
+    def kill_once(self, daemon: Daemon, receiver: Receiver) -> None:
+        """Start it, kill it at a random moment.
+
+        Every other time that moment lies in the first seconds of its life, start-up included;
+        the other times it follows its first delivery, when most is in flight.
+        """
+        rng, plan = self.rng, self.plan
         daemon.start()
-        time.sleep(lifetime)
+        if self.verdict.rounds % 2:
+            time.sleep(rng.uniform(plan.shortest, plan.longest))
+        else:
+            self.await_delivery(daemon, receiver)
+            time.sleep(rng.uniform(0.0, plan.longest / 6))
         code = daemon.kill()
-        self.verdict.require(
-            code == -9, f"round {self.verdict.rounds}: the daemon had ended by itself with {code}"
-        )
-        return lifetime
+        if code != -9:
+            raise RuntimeError(f"the daemon had ended by itself with {code}:\n{daemon.log[-3000:]}")
+
+    def await_delivery(self, daemon: Daemon, receiver: Receiver) -> None:
+        """Wait until this daemon has delivered something."""
+        accepted = len(receiver.receipts())
+        deadline = time.monotonic() + 30.0
+        while len(receiver.receipts()) == accepted and time.monotonic() < deadline:
+            if not daemon.alive:
+                raise RuntimeError(f"the daemon ended by itself:\n{daemon.log[-3000:]}")
+            time.sleep(0.01)
 
     def inspect(self, dovecot: Dovecot) -> frozenset[tuple[str, int]]:
         """Compare the server's flags with the database that the last daemon has left.
@@ -211,7 +227,7 @@ class Campaign:
 
 def crash(plan: Plan, tenant: Tenant, dovecot: Dovecot, folder: Path, console: Console) -> Verdict:
     """Run the kills and the drain."""
-    campaign = Campaign(plan, folder, name="crash")
+    campaign = Campaign(plan, folder, name="kills")
     begun = time.monotonic()
     with Receiver(folder / "received", SIGNING_SECRET) as receiver:
         daemon = campaign.build(tenant, dovecot, receiver)
@@ -219,7 +235,7 @@ def crash(plan: Plan, tenant: Tenant, dovecot: Dovecot, folder: Path, console: C
         pacer.start()
         for round_number in range(1, plan.kills + 1):
             campaign.verdict.rounds = round_number
-            campaign.kill_once(daemon)
+            campaign.kill_once(daemon, receiver)
             campaign.inspect(dovecot)
             if round_number % 25 == 0:
                 console.print(
@@ -248,11 +264,8 @@ def clean_stops(plan: Plan, tenant: Tenant, dovecot: Dovecot, folder: Path) -> V
         for round_number in range(1, plan.stops + 1):
             campaign.verdict.rounds = round_number
             daemon.start()
-            accepted = len(receiver.receipts())
-            deadline = time.monotonic() + 30.0
             # A stop is worth something only while it works: wait for its first delivery.
-            while len(receiver.receipts()) == accepted and time.monotonic() < deadline:
-                time.sleep(0.02)
+            campaign.await_delivery(daemon, receiver)
             time.sleep(campaign.rng.uniform(0.0, plan.longest / 3))
             code = daemon.stop()
             campaign.verdict.require(code == 0, f"stop {round_number} ended with {code}")
@@ -267,8 +280,11 @@ def clean_stops(plan: Plan, tenant: Tenant, dovecot: Dovecot, folder: Path) -> V
     return verdict
 
 
-def run(plan: Plan, console: Console) -> list[Verdict]:
-    """Run both parts with servers of their own, and return what came out."""
+def run(plan: Plan, console: Console, keep: Path | None = None) -> list[Verdict]:
+    """Run both parts with servers of their own, and return what came out.
+
+    With ``keep`` the logs, journals and databases are left in that folder.
+    """
     verdicts = []
     with (
         tempfile.TemporaryDirectory(prefix="mb-crash-") as scratch,
@@ -282,29 +298,40 @@ def run(plan: Plan, console: Console) -> list[Verdict]:
             verdicts.append(crash(plan, tenant, dovecot, folder / "kills", console))
         if plan.stops:
             verdicts.append(clean_stops(plan, tenant, dovecot, folder / "stops"))
-        for verdict, name in zip(verdicts, ("kills", "stops"), strict=False):
+        for verdict in verdicts:
             if verdict.broken:
-                log = (folder / name / "daemon.log").read_text(errors="replace")
+                log = (folder / verdict.name / "daemon.log").read_text(errors="replace")
                 console.print(f"last lines of the daemon's log:\n{log[-3000:]}", markup=False)
+        if keep:
+            shutil.copytree(folder, keep, dirs_exist_ok=True, ignore=_is_socket)
     return verdicts
+
+
+def _is_socket(folder: str, names: list[str]) -> set[str]:
+    return {name for name in names if (Path(folder) / name).is_socket()}
 
 
 def table(verdicts: list[Verdict]) -> Table:
     """Return the figures as people read them."""
     shown = Table(title="crash test")
-    for heading in (
-        *("test", "ended", "tried", "lost", "doubled", "in flight when killed", "two ids"),
-        *("changed", "seen but not stored", "drain s", "all s"),
-    ):
-        shown.add_column(heading, justify="left" if heading == "test" else "right")
+    shown.add_column("")
     for one in verdicts:
-        shown.add_row(
-            "SIGKILL" if one.name == "crash" else "SIGTERM",
-            *map(str, (one.rounds, one.tried, one.lost, one.doubled, one.in_flight)),
-            *map(str, (one.two_ids, one.changed, one.unstored)),
-            f"{one.drained:.1f}",
-            f"{one.seconds:.0f}",
-        )
+        shown.add_column("SIGKILL" if one.name == "kills" else "SIGTERM", justify="right")
+    rows: dict[str, list[object]] = {
+        "times ended": [one.rounds for one in verdicts],
+        "mails tried": [one.tried for one in verdicts],
+        "lost": [one.lost for one in verdicts],
+        "doubled, under one id": [one.doubled for one in verdicts],
+        "in flight when ended": [one.in_flight for one in verdicts],
+        "under two ids": [one.two_ids for one in verdicts],
+        "changed": [one.changed for one in verdicts],
+        "seen on the server": [one.seen for one in verdicts],
+        "seen but not stored": [one.unstored for one in verdicts],
+        "seconds to drain": [f"{one.drained:.1f}" for one in verdicts],
+        "seconds in all": [f"{one.seconds:.0f}" for one in verdicts],
+    }
+    for name, values in rows.items():
+        shown.add_row(name, *map(str, values))
     return shown
 
 
@@ -317,6 +344,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--mails-per-second", type=float, default=default.per_second)
     parser.add_argument("--mailboxes", type=int, default=default.mailboxes)
+    parser.add_argument("--keep", type=Path, help="leave logs and databases in this folder")
     given = parser.parse_args()
     plan = Plan(
         kills=given.kills,
@@ -325,8 +353,8 @@ def main() -> int:
         per_second=given.mails_per_second,
         mailboxes=given.mailboxes,
     )
-    console = Console()
-    verdicts = run(plan, console)
+    console = Console(soft_wrap=True)
+    verdicts = run(plan, console, given.keep)
     console.print(table(verdicts))
     broken = [f"{one.name}: {sentence}" for one in verdicts for sentence in one.broken]
     for sentence in broken:
