@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from imapclient import SocketTimeout
-from imapclient.exceptions import LoginError
 
 from mailbridge import __version__
 from mailbridge.errors import MailbridgeError, Unavailable
@@ -28,7 +27,6 @@ from mailbridge.sources.imap_errors import (
     folder_error,
     guarded,
     sign_in_error,
-    translate,
 )
 from mailbridge.sources.imap_plan import COMMAND_LINE, Head, as_utc, windows
 from mailbridge.sources.imap_wire import Client, Line, Tls, tls_context
@@ -136,14 +134,9 @@ class Connection:
 
         failure: MailbridgeError | None = None
         try:
-            self._imap.sasl_login("XOAUTH2", respond)
-        except LoginError as exc:
-            # imapclient calls a connection lost in the middle of it a failed login, too.
-            original = exc.__context__
-            cause = original if isinstance(original, imaplib.IMAP4.error) else exc
-            failure = sign_in_error(translate(cause, "sign in"), challenges)
-        except Exception as exc:  # noqa: BLE001 - an unknown error is a temporary one, by contract
-            failure = translate(exc, "sign in")
+            guarded("sign in", self._imap.sasl_login, "XOAUTH2", respond)
+        except Refused as refused:
+            failure = sign_in_error(refused, challenges)
         if failure is not None:
             raise failure
         self._introduce()
@@ -264,7 +257,14 @@ class Connection:
     ) -> dict[int, dict[bytes, Any]]:
         client = self._imap
         client.forget("FETCH")
-        answer: dict[int, dict[bytes, Any]] = guarded(action, client.fetch, list(uids), items)
+        answer: dict[int, dict[bytes, Any]] = {}
+        try:
+            answer = guarded(action, client.fetch, list(uids), items)
+        except Refused:
+            # A server that is about to hang up must do so now, while it is known why: or the
+            # messages of the next command would be suspected of it.
+            guarded(f"{action}, refused, and then go on", client.wire.noop)
+            raise
         return answer
 
     # -- settling -----------------------------------------------------------------------------

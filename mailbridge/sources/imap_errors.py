@@ -14,6 +14,8 @@ import ssl
 from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
+from imapclient.exceptions import InvalidCriteriaError, LoginError
+
 from mailbridge.errors import (
     FolderMissing,
     MailbridgeError,
@@ -82,8 +84,20 @@ def guarded(action: str, function: Callable[P, R], *args: P.args, **kwargs: P.kw
     raise failure
 
 
+def original(exc: Exception) -> Exception:
+    """Return what imaplib raised where imapclient puts an error of its own in its place.
+
+    To imapclient, BAD to a SEARCH is always a wrong criterion, and everything that ends an
+    AUTHENTICATE a failed login: a throttle and a lost connection, too.
+    """
+    before = exc.__context__
+    replaced = isinstance(exc, (InvalidCriteriaError, LoginError))
+    return before if replaced and isinstance(before, imaplib.IMAP4.error) else exc
+
+
 def translate(exc: Exception, action: str) -> MailbridgeError:
     """Return our error for what a library raised while it did ``action``."""
+    exc = original(exc)
     if isinstance(exc, imaplib.IMAP4.error):
         return _protocol_error(exc, action)
     if isinstance(exc, OSError):
