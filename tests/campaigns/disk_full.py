@@ -47,7 +47,7 @@ from tests.servers.dovecot import Dovecot
 MEGABYTE = 1 << 20
 ADDRESS = "alarm@disk.test"
 MAILBOX = "alarm"
-FULL = re.compile(r"\bfull\b|\.full\b|no space left", re.IGNORECASE)
+FULL = re.compile(r"store\.full|disk is full|no space left", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +136,7 @@ class SmallDisk:
 def run(plan: Plan) -> Verdict:
     """Fill, look, free, drain, compare."""
     with (
-        tempfile.TemporaryDirectory(prefix="mb-full-") as scratch,
+        tempfile.TemporaryDirectory(prefix="mb-small-") as scratch,
         Tenant() as tenant,
         Dovecot(tenant.rules, probe_token=tenant.mint) as dovecot,
         Receiver(Path(scratch) / "received", SIGNING_SECRET) as receiver,
