@@ -254,7 +254,8 @@ class Dovecot:
     def _spawn(self) -> None:
         with (self.base / "stderr").open("wb") as errors:
             self._process = subprocess.Popen(
-                ["dovecot", "-F", "-c", str(self._config)],
+                # It ends with whoever started it, even when that one is killed.
+                ["setpriv", "--pdeathsig", "TERM", "--", "dovecot", "-F", "-c", str(self._config)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
