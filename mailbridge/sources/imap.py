@@ -15,17 +15,12 @@ import structlog
 
 from mailbridge.errors import SignInRejected
 from mailbridge.model import AccessToken, TokenSource
-from mailbridge.sources.imap_connection import Connection, ImapServer, plain
+from mailbridge.sources.imap_connection import Connection, plain
+from mailbridge.sources.imap_driver import Driver, Run, session_end
+from mailbridge.sources.imap_fetcher import Settling, Start, Watch
 from mailbridge.sources.imap_plan import FetchLimits, Suspects
-from mailbridge.sources.imap_session import (
-    Driver,
-    ImapSession,
-    Run,
-    Settling,
-    Start,
-    Watch,
-    session_end,
-)
+from mailbridge.sources.imap_session import ImapSession
+from mailbridge.sources.imap_wire import ImapServer
 
 __all__ = ["FetchLimits", "ImapServer", "ImapSession", "ImapSource", "Settling", "Start"]
 

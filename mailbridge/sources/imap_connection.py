@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from email.parser import BytesHeaderParser
 from email.policy import compat32
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from imapclient import SocketTimeout
@@ -29,7 +28,7 @@ from mailbridge.sources.imap_errors import (
     sign_in_error,
 )
 from mailbridge.sources.imap_plan import COMMAND_LINE, Head, as_utc, windows
-from mailbridge.sources.imap_wire import Client, Line, Tls, tls_context
+from mailbridge.sources.imap_wire import Client, ImapServer, Line, Tls, tls_context
 
 #: seconds
 CONNECT_TIMEOUT: Final = 10.0
@@ -39,16 +38,6 @@ LOGOUT_TIMEOUT: Final = 5.0
 R = TypeVar("R")
 
 _HEAD = ["UID", "INTERNALDATE", "RFC822.SIZE", "BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)]"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImapServer:
-    """Where the mail lies. ``ca`` is a PEM file that replaces the system's authorities."""
-
-    host: str = "outlook.office365.com"
-    port: int = 993
-    tls: Tls = "implicit"
-    ca: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +185,8 @@ class Connection:
     def refresh(self) -> None:
         """Let the server say what is new (NOOP), and notice a folder that was replaced."""
         client = self._imap
-        client.forget("FETCH")
+        # Counts and flags that came unasked would otherwise pile up as long as it lives.
+        client.wire.untagged_responses.clear()
         guarded("look for new mail", client.wire.noop)
         told = client.wire.untagged_responses.get("UIDVALIDITY", [])
         if told and told[-1] != str(self.uidvalidity).encode():

@@ -14,6 +14,7 @@ import io
 import socket
 import ssl
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -28,8 +29,20 @@ LARGEST_LITERAL: Final = 220 * 1024 * 1024
 LONGEST_LINE: Final = 16 * 1024 * 1024
 #: bytes that one command may bring, all its lines and literals together
 LARGEST_ANSWER: Final = LARGEST_LITERAL + 64 * 1024 * 1024
+#: bytes that one read of a TLS connection brings at most
+TLS_RECORD: Final = 16384
 #: seconds of silence before the kernel asks whether a connection still lives
 KEEPALIVE: Final = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImapServer:
+    """Where the mail lies. ``ca`` is a PEM file that replaces the system's authorities."""
+
+    host: str = "outlook.office365.com"
+    port: int = 993
+    tls: Tls = "implicit"
+    ca: Path | None = None
 
 
 def tls_context(ca: Path | None) -> ssl.SSLContext:
@@ -167,7 +180,7 @@ class Wire(imaplib.IMAP4):
     def _stream(self) -> io.BufferedReader:
         if self._reader is None or self._read_from is not self.sock:
             self._read_from = self.sock
-            made = self.sock.makefile("rb", buffering=65536)
+            made = self.sock.makefile("rb", buffering=TLS_RECORD)
             self._reader = cast("io.BufferedReader", made)
         return self._reader
 
