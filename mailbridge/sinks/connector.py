@@ -121,9 +121,6 @@ class BoundedHandler(ResponseHandler):
             if lost and self._requests > 1 and not self._early:
                 exc = StaleConnection()
         super().set_exception(exc, *cause)
-        if self._payload is not None:
-            # Without this the reader of a broken body would wait for its deadline.
-            self._payload.set_exception(exc, *cause)
 
     def data_received(self, data: bytes) -> None:
         """Pass on what comes; before the final header section is complete, at most 64 KiB."""

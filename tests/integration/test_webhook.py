@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -333,6 +334,15 @@ async def test_a_lost_answer_means_the_same_mail_again_under_the_same_id() -> No
     assert (one.headers["mailbridge-attempt"], two.headers["mailbridge-attempt"]) == ("1", "2")
 
 
+async def test_half_an_answer_on_a_reused_connection_is_not_sent_again_at_once() -> None:
+    """Once a byte of an answer came, the receiver was at work: the mail waits for its retry."""
+    scripts = in_turn(answer(200), raw(b"HTTP/1.1 2", pause=0.05, then="reset"))
+    async with receiving(scripts) as receiver, sink_to(receiver.url()) as sink:
+        outcomes = [await attempt(sink, delivery(n)) for n in range(2)]
+    assert [type(outcome) for outcome in outcomes] == [Delivered, Deferred]
+    assert len(receiver.requests) == 2
+
+
 async def test_a_new_connection_that_fails_is_not_tried_twice_in_one_attempt() -> None:
     """One attempt sends a mail once, unless an idle connection was closed under it."""
     outcome, receiver = await outcome_of(raw(then="reset"))
@@ -354,9 +364,13 @@ async def test_userinfo_of_a_url_becomes_an_authorization_header() -> None:
 
 async def test_cookies_are_neither_kept_nor_sent() -> None:
     """A receiver cannot make us carry state from one delivery to the next."""
+
+    async def loopback(_host: str, _port: int) -> list[str]:
+        return ["127.0.0.1"]
+
     async with (
         receiving(answer(200, headers={"Set-Cookie": "a=b"})) as receiver,
-        sink_to(receiver.url()) as sink,
+        sink_to(receiver.url(host="hook.example"), resolve=loopback) as sink,
     ):
         for _ in range(2):
             await attempt(sink)
@@ -364,13 +378,16 @@ async def test_cookies_are_neither_kept_nor_sent() -> None:
 
 
 async def test_proxy_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy in the environment does not get to see mail."""
+    """A proxy in the environment does not get to see mail, nor does it change the request."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     async with receiving() as proxy, receiving() as receiver:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url(""))
         async with sink_to(receiver.url()) as sink:
             await attempt(sink)
-    assert (proxy.connections, len(receiver.requests)) == (0, 1)
+    assert proxy.connections == 0
+    assert [request.target for request in receiver.requests] == ["/hook"]
 
 
 @pytest.mark.parametrize(
@@ -456,6 +473,15 @@ async def test_no_more_than_2_kib_of_an_answer_are_kept() -> None:
     outcome, _ = await outcome_of(answer(500, ("x" + "ä" * 5000).encode()))
     assert isinstance(outcome, Deferred)
     assert len(outcome.detail.encode()) == 2047
+
+
+async def test_nothing_is_decompressed() -> None:
+    """An answer that comes compressed, though nobody asked for it, is shown as it came."""
+    packed = gzip.compress(b"canary")
+    outcome, _ = await outcome_of(answer(500, packed, {"Content-Encoding": "gzip"}))
+    assert isinstance(outcome, Deferred)
+    assert outcome.detail
+    assert "canary" not in outcome.detail
 
 
 async def test_a_refused_url_defers_with_the_reason() -> None:

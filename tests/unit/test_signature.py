@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import traceback
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -43,6 +45,38 @@ def test_a_foreign_verifier_accepts_bodies_of_any_size(size: int) -> None:
     assert Webhook(secret).verify(body, headers) == {}
     with pytest.raises(WebhookVerificationError):
         Webhook(secret).verify(body + b" ", headers)
+
+
+def test_the_sample_in_the_documentation_works() -> None:
+    """What docs/webhooks.md tells receivers to run takes what is sent, and nothing changed."""
+    text = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text(encoding="utf-8")
+    sample: dict[str, Any] = {}
+    exec(text.split("```python\n")[1].split("```")[0], sample)  # the sample is the thing to test
+    new, old = new_secret(), new_secret()
+    stamp = int(datetime.now(UTC).timestamp())
+    keys = [parse_secret(new), parse_secret(old)]
+    headers = {
+        "webhook-id": "msg_a",
+        "webhook-timestamp": str(stamp),
+        "webhook-signature": sign(keys, "msg_a", stamp, b'{"a":1}'),
+    }
+    for secrets in ([new], [old], [new_secret(), old]):
+        assert sample["verify"](secrets, headers, b'{"a":1}') == ("msg_a", {"a": 1})
+    for secrets, changed, body in (
+        ([new], {}, b'{"a":2}'),
+        ([new], {"webhook-id": "msg_b"}, b'{"a":1}'),
+        ([new], {"webhook-id": "msg.a"}, b'{"a":1}'),
+        ([new], {"webhook-timestamp": str(stamp - 1)}, b'{"a":1}'),
+        ([new], {"webhook-timestamp": f"{stamp}.5"}, b'{"a":1}'),
+        ([new], {"webhook-signature": "v1, v1,x v2,y"}, b'{"a":1}'),
+        ([new_secret()], {}, b'{"a":1}'),
+    ):
+        with pytest.raises(ValueError, match=r"no signature fits|bad id or timestamp"):
+            sample["verify"](secrets, headers | changed, body)
+    headers["webhook-timestamp"] = str(stamp - 301)
+    headers["webhook-signature"] = sign(keys, "msg_a", stamp - 301, b"{}")
+    with pytest.raises(ValueError, match="too old or too new"):
+        sample["verify"]([new], headers, b"{}")
 
 
 def test_new_secrets_are_32_random_bytes() -> None:
