@@ -189,22 +189,22 @@ def install_pip() -> None:
     if (VENV / "bin" / "pip").exists():
         run([*OWN_PIP, *locked("pip")])
         return
-    for command in found_pips():
-        if not subprocess.run([*command, "--version"], capture_output=True, check=False).returncode:
-            run([*command, *locked("pip")])
-            return
-    raise SetupError(NO_PIP)
+    command = next(found_pips(), None)
+    if command is None:
+        raise SetupError(NO_PIP)
+    run([*command, *locked("pip")])
 
 
 def found_pips() -> Iterator[list[str]]:
-    """Yield commands that may be a pip for ``.venv``, the nearest first."""
+    """Yield commands that run a pip for ``.venv``, the nearest first."""
     ensurepip = importlib.util.find_spec("ensurepip")
     folders = [Path("/usr/share/python-wheels")]
     if ensurepip and ensurepip.origin:
         folders.insert(0, Path(ensurepip.origin).parent / "_bundled")
     for folder in folders:
         yield from wheels(folder)
-    yield [sys.executable, "-m", "pip", "--python", str(PYTHON)]
+    if importlib.util.find_spec("pip"):
+        yield [sys.executable, "-m", "pip", "--python", str(PYTHON)]
     if shutil.which("apt-get") and shutil.which("dpkg-deb"):
         yield from wheels(fetch_from_distribution())
 
@@ -212,7 +212,10 @@ def found_pips() -> Iterator[list[str]]:
 def wheels(folder: Path) -> Iterator[list[str]]:
     """Yield commands that run a wheel of pip without installing it."""
     for wheel in sorted(folder.glob("pip-*.whl"), reverse=True):
-        yield [str(PYTHON), str(wheel / "pip")]
+        # A wheel is a zip, and runs as one too, but then Python compiles it again each time.
+        unpacked = BOOTSTRAP / wheel.stem
+        shutil.unpack_archive(wheel, unpacked, "zip")
+        yield [str(PYTHON), str(unpacked / "pip")]
 
 
 def fetch_from_distribution() -> Path:
