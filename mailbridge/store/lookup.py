@@ -273,7 +273,7 @@ def trace(connection: sa.Connection, name: str) -> Trace:
     tries = connection.execute(
         attempts.select()
         .where(attempts.c.delivery.in_([row.pk for row in sent]))
-        .order_by(attempts.c.at, attempts.c.delivery, attempts.c.number)
+        .order_by(attempts.c.delivery, attempts.c.fence)
     ).all()
     return Trace(
         messages=(
@@ -281,10 +281,20 @@ def trace(connection: sa.Connection, name: str) -> Trace:
             *(_gap_row(row) for row in open_or_vanished),
         ),
         deliveries=tuple(_delivery_row(row) for row in sent),
-        attempts=tuple(
-            AttemptRow(**{**row._mapping, "at": moment(row.at)})  # noqa: SLF001 - its public name
-            for row in tries
-        ),
+        attempts=tuple(_attempt_row(row) for row in tries),
+    )
+
+
+def _attempt_row(row: Any) -> AttemptRow:
+    return AttemptRow(
+        delivery=row.delivery,
+        number=row.number,
+        at=moment(row.at),
+        seconds=row.seconds,
+        outcome=row.outcome,
+        status=row.status,
+        reason=row.reason,
+        detail=row.detail,
     )
 
 

@@ -308,6 +308,7 @@ def _attempted(one: Resolution) -> dict[str, Any]:
     status, reason, detail = _told(one.outcome)
     return {
         "delivery": one.delivery.id,
+        "fence": one.delivery.fence,
         "at": micros(one.started_at),
         "number": one.delivery.attempts + 1,
         "seconds": one.seconds,

@@ -229,8 +229,10 @@ attempts: Final = sa.Table(
     sa.Column(
         "delivery", _NUMBER, sa.ForeignKey(deliveries.c.pk), primary_key=True, autoincrement=False
     ),
-    sa.Column("at", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    # of the claim under which it was made: one claim has one outcome, whatever the clock says
+    sa.Column("fence", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("outcome", sa.Text, nullable=False),
     sa.Column("status", sa.Integer),

@@ -148,15 +148,16 @@ def _create_attempts() -> None:
     op.create_table(
         "attempts",
         sa.Column("delivery", NUMBER, autoincrement=False, nullable=False),
-        sa.Column("at", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("fence", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("seconds", sa.Float(), nullable=False),
         sa.Column("outcome", sa.Text(), nullable=False),
         sa.Column("status", sa.Integer(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("detail", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["delivery"], ["deliveries.pk"]),
-        sa.PrimaryKeyConstraint("delivery", "at", "number"),
+        sa.PrimaryKeyConstraint("delivery", "fence"),
         sqlite_with_rowid=False,
     )
 
