@@ -249,13 +249,14 @@ class Connection:
         client.forget("FETCH")
         answer: dict[int, dict[bytes, Any]] = {}
         try:
-            answer = guarded(action, client.fetch, list(uids), items)
+            answer = guarded(action, client.fetch_rows, uids, items)
         except Refused:
             # A server that is about to hang up must do so now, while it is known why: or the
             # messages of the next command would be suspected of it.
             guarded(f"{action}, refused, and then go on", client.wire.noop)
             raise
-        return answer
+        asked = set(uids)
+        return {uid: row for uid, row in answer.items() if uid in asked}
 
     # -- settling -----------------------------------------------------------------------------
 

@@ -14,12 +14,15 @@ import io
 import socket
 import ssl
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 import certifi
 from imapclient import IMAPClient, SocketTimeout
+
+from mailbridge.sources.imap_answers import Row, rows
 
 Tls = Literal["implicit", "starttls"]
 
@@ -254,6 +257,13 @@ class Client(IMAPClient):  # type: ignore[misc]  # imapclient ships no types
         """The protocol engine under it."""
         wire: Wire = self._imap
         return wire
+
+    def fetch_rows(self, uids: Sequence[int], items: Sequence[str]) -> dict[int, Row]:
+        """Send a UID FETCH and return what came, by UID; unasked rows may be among it."""
+        numbers = ",".join(map(str, uids))
+        typ, data = self.wire.uid("FETCH", numbers, f"({' '.join(items)})")
+        self._checkok("fetch", typ, data)
+        return rows(data)
 
     def forget(self, kind: str) -> None:
         """Drop untagged answers of a kind that came unasked or with a command that failed."""
