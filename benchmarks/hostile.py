@@ -19,12 +19,6 @@ _MIXED: Final = _HEAD + b'Content-Type: multipart/mixed; boundary="x"\r\n\r\n--x
 _CLOSE: Final = b"\r\n--x--\r\n"
 
 
-def hostile(scale: float = 1.0) -> Iterator[tuple[str, bytes]]:
-    """Yield every hostile mail with its name, the large ones ``scale`` times as large."""
-    for make in (*_STRUCTURE, *_HEADERS, *_CONTENT, *_LIES):
-        yield make.__name__.lstrip("_"), make(scale)
-
-
 def garbled(seed: int, count: int) -> Iterator[bytes]:
     """Yield ``count`` messages put together from awkward pieces, some of them cut short."""
     rng = random.Random(seed)
@@ -453,6 +447,16 @@ _LIES: Final[tuple[Callable[[float], bytes], ...]] = (
     _path_as_file_name,
     _file_name_of_10_kb,
 )
+
+
+#: every hostile mail, as a function of its scale
+MAKERS: Final = (*_STRUCTURE, *_HEADERS, *_CONTENT, *_LIES)
+
+
+def hostile(scale: float = 1.0) -> Iterator[tuple[str, bytes]]:
+    """Yield every hostile mail with its name, the large ones ``scale`` times as large."""
+    for make in MAKERS:
+        yield make.__name__.lstrip("_"), make(scale)
 
 
 # -- garbled -------------------------------------------------------------------------------------

@@ -178,24 +178,32 @@ class _Reader:
         self.words, self.angle, self.comment, self.in_angle = [], None, "", False
         phrase = "".join(words).strip()
         if angle is not None:
-            self.ambiguous |= "@" in words
-            self._add(self._phrase(words) or comment, "".join(angle))
+            address = _behind_route("".join(angle))
+            # Who writes the same address twice leaves no doubt.
+            self.ambiguous |= "@" in words and phrase.lower() != address.lower()
+            self._add(self._phrase(words) or comment, address)
         elif phrase:
-            self._flush_bare(phrase, comment)
+            self._flush_bare(words, phrase, comment)
         elif comment:
             self.ambiguous = True
 
-    def _flush_bare(self, phrase: str, comment: str) -> None:
+    def _flush_bare(self, words: list[str], phrase: str, comment: str) -> None:
         if "@" not in phrase:
             self.ambiguous = True
             self.found.append(
                 Address(_name(clean_line(phrase, self.findings), self.findings), None)
             )
             return
-        runs = phrase.split()
-        holders = [run for run in runs if "@" in run]
+        runs = _runs(words)
+        holder = next(run for run in reversed(runs) if "@" in run)
         self.ambiguous |= len(runs) > 1
-        address = "".join(runs) if holders[-1] == "@" else holders[-1]
+        address = "".join(runs) if holder == "@" else holder
+        if '"' in address and _STRICT.match(address) is None:
+            self.ambiguous = True
+            self.found.append(
+                Address(_name(clean_line(phrase, self.findings), self.findings), None)
+            )
+            return
         self._add(comment, address)
 
     def _add(self, phrase: str, address: str) -> None:
@@ -209,3 +217,19 @@ class _Reader:
             for word in words
         ]
         return " ".join("".join(plain).split())
+
+
+def _runs(words: list[str]) -> list[str]:
+    """Join what stands together without white space between."""
+    runs = [""]
+    for word in words:
+        if word.isspace():
+            runs.append("")
+        else:
+            runs[-1] += word
+    return [run for run in runs if run]
+
+
+def _behind_route(address: str) -> str:
+    # RFC 822's route through other hosts, which RFC 5322 section 4.4 says to ignore.
+    return address.rpartition(":")[2] if address.startswith("@") else address

@@ -13,6 +13,7 @@ from mailbridge.parse.parts import Leaf, Refused, Root, type_of
 
 # The fast parser decodes encoded words before it reads a type, so one can be hidden there.
 _HIDDEN_TYPE = re.compile(rb"content-type[ \t]*:[^;]*=\?")
+_BOUNDARY = re.compile(rb'boundary[ \t]*=[ \t]*(?:"([^"\r\n]+)"|([^\s;"]+))', re.IGNORECASE)
 _BOUNDARY_CHARACTERS: Final = 1000
 # Of these the children are messages, told or untold.
 _DESCENDS: Final = frozenset({"multipart/digest", "message/rfc822", "message/global"})
@@ -31,7 +32,8 @@ def leaves_of(root: Root, raw: bytes, body_at: int, findings: Findings) -> list[
     boundary = root.parameters.get("boundary", "")
     if root.content_type in _DESCENDS or not _plain_boundary(boundary):
         raise Refused
-    _gauge(raw, body_at - 1)
+    delimiter = boundary.encode("ascii")
+    _gauge(delimiter, raw, body_at - 1)
     head = f'Content-Type: {root.content_type}; boundary="{boundary}"\r\n\r\n'
     try:
         rest = memoryview(raw)[body_at:]
@@ -42,7 +44,7 @@ def leaves_of(root: Root, raw: bytes, body_at: int, findings: Findings) -> list[
     except BaseException as exc:
         # A panic in Rust arrives as a BaseException, and costs no more than any refusal.
         raise Refused from exc
-    if raw.rfind(b"--" + boundary.encode("ascii") + b"--", body_at) < 0:
+    if raw.rfind(b"--" + delimiter + b"--", body_at) < 0:
         findings.defect("multipart-unterminated")
     return leaves
 
@@ -63,20 +65,22 @@ def _single(root: Root, raw: bytes, body_at: int, findings: Findings) -> Leaf:
     return Leaf(root.headers, root.content_type, root.parameters, content)
 
 
-def _gauge(raw: bytes, body_at: int) -> None:
+def _gauge(boundary: bytes, raw: bytes, body_at: int) -> None:
     """Raise ``Refused`` unless parts, depth and header lengths of the body are surely small.
 
     The header section of every part begins behind a line that starts with two hyphens, so
     looking behind each such line, boundary or not, sees all of them. Messages within the
-    message are left to the walk below: the fast parser descends into them whatever their
+    message are left to our own walk: the fast parser descends into them whatever their
     encoding hides, at a cost of the whole size per level (10 s at 30 MB and 50 levels).
     """
     containers = 0
-    hits = 0
+    lines: set[bytes] = set()
+    boundaries = [boundary]
     crlf = b"\r\n" in raw[max(body_at - HEADER_BYTES, 0) : body_at + HEADER_BYTES]
     at = raw.find(b"\n--", max(body_at, 0))
-    while at >= 0:
-        hits += 1
+    for _ in range(PARTS):
+        if at < 0:
+            break
         # In a mail of CRLF lines the first search ends at once, in one of LF lines the second.
         end = raw.find(b"\n\r\n", at, at + (HEADER_BYTES if crlf else 0))
         if (bare := raw.find(b"\n\n", at, at + HEADER_BYTES if end < 0 else end)) >= 0:
@@ -85,13 +89,37 @@ def _gauge(raw: bytes, body_at: int) -> None:
             if at + HEADER_BYTES < len(raw):
                 raise Refused
             end = len(raw)
-        area = raw[at:end].lower()
-        containers += area.count(b"multipart")
-        if hits > PARTS or containers >= DEPTH or b"message/" in area or b"digest" in area:
+        line, _, area = raw[at + 1 : end].partition(b"\n")
+        lines.add(line)
+        area = area.lower()
+        if b"message/" in area or b"digest" in area:
             raise Refused
-        if b"=?" in area and _HIDDEN_TYPE.search(area):
+        if b"multipart" in area:
+            containers += area.count(b"multipart")
+            boundaries.append(_declared(raw[at:end]))
+        if containers >= DEPTH or (b"=?" in area and _HIDDEN_TYPE.search(area)):
             raise Refused
         at = raw.find(b"\n--", at + 3)
+    if at >= 0 or any(_misleads(line, boundaries) for line in lines):
+        raise Refused
+
+
+def _declared(area: bytes) -> bytes:
+    found = _BOUNDARY.findall(area)
+    if len(found) != 1:
+        raise Refused
+    quoted, token = found[0]
+    declared: bytes = quoted or token
+    return declared
+
+
+def _misleads(line: bytes, boundaries: list[bytes]) -> bool:
+    # The fast parser takes a line for a delimiter when it merely begins like one.
+    text = line[2:].rstrip()
+    return any(
+        text.startswith(boundary) and text[len(boundary) :] not in {b"", b"--"}
+        for boundary in boundaries
+    )
 
 
 def _leaves(tree: PyLazyMimePart, findings: Findings) -> list[Leaf]:

@@ -94,8 +94,12 @@ def _content(leaves: list[parts.Leaf], findings: Findings) -> _Content:
             findings.limit("attachments")
     if html is None or text is not None:
         return _Content(text, html, text_from_html=False, attachments=tuple(attachments))
-    derived = charset.derived(plain.text_of(html.content), TEXT_BYTES, findings, "text")
-    derived = derived._replace(truncated=derived.truncated or html.truncated)
+    said, whole = plain.text_of(html.content)
+    if not whole:
+        findings.limit("text")
+    derived = charset.derived(said, TEXT_BYTES, findings, "text")
+    if html.truncated or not whole:
+        derived = derived._replace(truncated=True)
     return _Content(derived, html, text_from_html=True, attachments=tuple(attachments))
 
 
@@ -109,14 +113,13 @@ def _lines(text: Body) -> Body:
 def _attachment(leaf: parts.Leaf, declared: str, findings: Findings) -> Attachment:
     disposition, parameters = header_fields.parameters(declared, findings)
     name = parameters.get("filename") or leaf.parameters.get("name")
-    if name:
-        if "=?" in name:
-            name = header_fields.decode_words(name, findings)
-        name = charset.clean_line(name[:_FILENAME_RAW], findings)
+    if name and "=?" in name:
+        name = header_fields.decode_words(name, findings)
+    raw_name = charset.clean_line(name, findings) if name else None
     content_id = leaf.headers.get("content-id")
     return Attachment(
-        filenames.cleaned(name) if name else None,
-        name or None,
+        filenames.cleaned(raw_name) if raw_name else None,
+        raw_name[:_FILENAME_RAW] if raw_name else None,
         leaf.content_type,
         len(leaf.content),
         hashlib.sha256(leaf.content).hexdigest(),

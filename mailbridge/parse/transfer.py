@@ -13,8 +13,8 @@ _NOT_BASE64: Final = bytes(set(range(256)) - set(_BASE64) - set(b"="))
 _NOT_BASE64_NOR_SPACE: Final = bytes(set(_NOT_BASE64) - set(b" \t\r\n"))
 #: encodings put one behind the other in one part that are told apart
 _PADDED: Final = 1000
-#: lines of uuencode in one part that are decoded; at 45 bytes each these make 45 MB
-_UU_LINES: Final = 1_000_000
+#: lines of uuencode in one part that are decoded; at 45 bytes each these make 22 MB
+_UU_LINES: Final = 500_000
 _GROUP: Final = 4
 _PADDING = re.compile(rb"=+")
 _UU_BEGIN = re.compile(rb"(?:\A|\n)begin[ \t][^\n]*\n")
