@@ -5,6 +5,8 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
+# where Debian keeps servers, and an ordinary user does not look
+export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint check format lock crash-test kill-test power-cut disk-full \
