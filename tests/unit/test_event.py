@@ -295,3 +295,68 @@ def test_unknown_type_is_a_bug() -> None:
         notice_event("mail.exploded", ID, "alarm", ACCEPTED, {})
     with pytest.raises(KeyError):
         event_schema("../event")
+
+
+def sample() -> Any:
+    """Return ``verified`` as the documentation prints it."""
+    page = (DATA.parent.parent / "docs" / "events.md").read_text("utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/events.md", "exec"), names)
+    return names["verified"]
+
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+SIGNED = {
+    "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+    "webhook-timestamp": "1614265330",
+    "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+}
+BODY = b'{"test": 2432232314}'
+
+
+@pytest.mark.parametrize(
+    ("changes", "secrets"),
+    [
+        ({}, [SECRET]),
+        ({}, ["whsec_AAAA", SECRET]),
+        ({"webhook-signature": "v1,AAAA v2,x  " + SIGNED["webhook-signature"]}, [SECRET]),
+    ],
+)
+def test_documented_verification_accepts(changes: dict[str, str], secrets: list[str]) -> None:
+    """The sample of the documentation accepts the published vector, also while rotating."""
+    found = sample()({**SIGNED, **changes}, BODY, secrets, now=lambda: 1614265330)
+    assert found == ("msg_p5jXN8AQM9LWM0D4loKWxJek", {"test": 2432232314})
+
+
+@pytest.mark.parametrize(
+    ("changes", "body", "now"),
+    [
+        ({}, BODY + b" ", 0),
+        ({}, BODY, 301),
+        ({}, BODY, -301),
+        ({"webhook-id": "msg_other"}, BODY, 0),
+        ({"webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330"}, BODY, 0),
+        ({"webhook-timestamp": "1614265330.0"}, BODY, 0),
+        ({"webhook-timestamp": " 1614265330"}, BODY, 0),
+        ({"webhook-timestamp": "nan"}, BODY, 0),
+        ({"webhook-signature": ""}, BODY, 0),
+        ({"webhook-signature": "v1,"}, BODY, 0),
+        ({"webhook-signature": "v1,ümlaut"}, BODY, 0),
+        ({"webhook-signature": SIGNED["webhook-signature"].replace("v1", "v2")}, BODY, 0),
+    ],
+)
+def test_documented_verification_refuses(changes: dict[str, str], body: bytes, now: int) -> None:
+    """The sample refuses what was changed, is too old, too new, or malformed."""
+    with pytest.raises(ValueError, match=r"malformed"):
+        sample()({}, body, [SECRET])
+    with pytest.raises(ValueError, match=r"malformed|too old|no signature"):
+        sample()({**SIGNED, **changes}, body, [SECRET], now=lambda: 1614265330 + now)
+
+
+def test_documented_events_are_all_there() -> None:
+    """The page for receivers names every event, and its example has every key."""
+    page = (DATA.parent.parent / "docs" / "events.md").read_text("utf-8")
+    assert all(f"`{type_}`" in page for type_ in EVENT_TYPES)
+    example = json.loads(page.partition("```json\n")[2].partition("```")[0])
+    assert example["data"].keys() == event_of(stored())["data"].keys()
