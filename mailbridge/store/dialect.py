@@ -1,4 +1,4 @@
-"""The three places where SQLite and PostgreSQL are asked in different words."""
+"""The places where SQLite and PostgreSQL are asked in different words."""
 
 from __future__ import annotations
 
@@ -38,6 +38,30 @@ def clock(connection: sa.Connection, now: int) -> sa.ColumnElement[int]:
             "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)", sa.BigInteger
         )
     return sa.literal(now, sa.BigInteger)
+
+
+def write_raw(connection: sa.Connection, table: sa.Table, rows: list[tuple[int, bytes]]) -> None:
+    """Insert rows of (number, bytes) as fast as the driver can.
+
+    PostgreSQL takes long values half again as fast, at less than half the processor time of
+    ours, by a binary COPY, which SQLAlchemy has no words for.
+    """
+    if connection.dialect.name != "postgresql":
+        names = [column.name for column in table.c]
+        connection.execute(table.insert(), [dict(zip(names, row, strict=True)) for row in rows])
+        return
+    driver: Any = connection.connection.driver_connection
+    try:
+        with (
+            driver.cursor() as cursor,
+            cursor.copy(f"COPY {table.name} FROM STDIN (FORMAT BINARY)") as copy,
+        ):
+            copy.set_types(["int8", "bytea"])
+            for row in rows:
+                copy.write_row(row)
+    except connection.dialect.loaded_dbapi.Error as error:
+        lost = connection.dialect.is_disconnect(error, driver, None)
+        raise sa.exc.DBAPIError("COPY", None, error, connection_invalidated=lost) from error
 
 
 def chunks(values: list[Any], size: int = 500) -> list[list[Any]]:

@@ -192,6 +192,12 @@ def connect_sqlite(file: Path, *, mode: Mode, synchronous: str = "FULL") -> sqli
     return connection
 
 
+def free_inside(connection: sa.Connection) -> int:
+    """Return the bytes of a SQLite file that hold nothing and will be used before it grows."""
+    pages: int = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+    return pages * PAGE
+
+
 def _autocheckpoint(file: Path) -> int:
     total = shutil.disk_usage(file.parent).total
     return max(64, min(AUTOCHECKPOINT_BYTES, total // AUTOCHECKPOINT_SHARE) // PAGE)

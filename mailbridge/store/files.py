@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -103,19 +104,24 @@ class Reserve:
         if not self.held and free >= self.size + self.margin:
             self._take()
 
-    def admit(self) -> None:
-        """Raise ``StoreFull`` while room is short; take the reserve back when there is enough."""
+    def admit(self, inside: Callable[[], int]) -> None:
+        """Raise ``StoreFull`` while room is short; take the reserve back when there is enough.
+
+        ``inside`` tells the bytes of the database file that are free for new rows. A file never
+        shrinks by itself, so this is where the room appears that retention makes.
+        """
         free = shutil.disk_usage(self._database.parent).free
         wanted = self.margin if self.held else self.margin + self.size
-        if free < wanted:
+        if free >= wanted:
+            if not self.held:
+                self._take()
+        elif free + inside() < wanted:
             raise StoreFull(
                 f"{self._database}: only {free // 1024} KiB are free on its disk, "
                 f"{wanted // 1024} KiB are needed to accept mail",
                 code="store.full",
                 fix="free some space; accepting goes on by itself",
             )
-        if not self.held:
-            self._take()
 
     def release(self) -> bool:
         """Give the reserve free; returns whether there was one."""

@@ -27,7 +27,7 @@ from mailbridge.model import (
     Protocol,
     RawMessage,
 )
-from mailbridge.store.dialect import chunks, insert, upsert
+from mailbridge.store.dialect import chunks, insert, upsert, write_raw
 from mailbridge.store.scan import message_id, storable
 from mailbridge.store.tables import (
     Kept,
@@ -189,10 +189,7 @@ def _write_raw(connection: sa.Connection, new: dict[str, RawMessage]) -> None:
     numbers: dict[str, int] = {}
     for ids in chunks(list(new)):
         numbers.update(tuple(row) for row in connection.execute(_NUMBERS, {"ids": ids}))
-    connection.execute(
-        raw.insert(),
-        [{"message": numbers[key], "bytes": message.raw} for key, message in new.items()],
-    )
+    write_raw(connection, raw, [(numbers[key], message.raw) for key, message in new.items()])
 
 
 def _route(connection: sa.Connection, new: list[str], mailbox: str, sink: str, now: int) -> None:

@@ -26,7 +26,7 @@ from mailbridge.model import (
     Resolution,
 )
 from mailbridge.store import care, incoming, lookup, outgoing, queue, retention, schema
-from mailbridge.store.engine import Address, Database, Mode
+from mailbridge.store.engine import Address, Database, Mode, free_inside
 from mailbridge.store.opening import Hold, prepare
 from mailbridge.store.rows import (
     Counts,
@@ -202,7 +202,7 @@ class Store:
 
         def work(connection: sa.Connection) -> Accepted:
             if reserve:
-                reserve.admit()
+                reserve.admit(lambda: free_inside(connection))
             return incoming.accept(connection, batch, address=address, settles=settles, now=now)
 
         try:

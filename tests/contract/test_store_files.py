@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from mailbridge.store import engine, files
 from mailbridge.store.store import Store
 from tests.conftest import Clock
 from tests.contract.conftest import OpenStore
-from tests.contract.mails import accept, batch, claim, done, mail, notice, uids
+from tests.contract.mails import NOON, accept, batch, claim, done, mail, notice, uids
 
 
 @pytest.fixture
@@ -271,6 +272,24 @@ async def test_a_full_disk_gives_the_reserve_free_and_stops_the_intake(
     assert reserve.stat().st_size == held.st_size
 
 
+async def test_room_that_retention_made_lets_the_intake_go_on(
+    sqlite_url: str, open_store: OpenStore, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that fills its disk by itself accepts mail again once old mail was removed."""
+    store = await open_store(sqlite_url)
+    await accept(store, range(1, 120), size=500_000)
+    await store.resolve([done(one) for one in await claim(store, limit=200)])
+    real = shutil.disk_usage(file.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=1024 * 1024))
+    with pytest.raises(StoreFull):
+        await store.accept(batch(mail(200)), address="a", settles=True)
+    moment = NOON + timedelta(days=1)
+    await store.purge(delivered_before=moment, dead_before=moment, log_before=NOON)
+    assert await store.accept(batch(mail(200)), address="a", settles=True) == Accepted(
+        new=1, known=0
+    )
+
+
 async def test_an_outcome_that_finds_no_room_takes_the_reserve(
     sqlite_url: str, open_store: OpenStore, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,7 +443,7 @@ async def test_a_small_disk_gets_a_small_reserve(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(shutil, "disk_usage", tiny)
         reserve = files.Reserve(tmp_path / "mailbridge.db")
-        reserve.admit()
+        reserve.admit(lambda: 0)
     assert reserve.size == 7 * 2**20 // 20
     assert reserve.margin == 8 * 2**20 // 40
 

@@ -12,7 +12,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from mailbridge.errors import StoreRefused, Unavailable
+from mailbridge.errors import StoreRefused, TemporaryError, Unavailable
 from mailbridge.store import schema
 from mailbridge.store.store import Store
 from mailbridge.store.tables import SCHEMA, meta, metadata
@@ -152,3 +152,16 @@ async def test_a_lost_connection_is_temporary_and_comes_back(
         )
     )
     assert uids(await claim(store)) == [1]
+
+
+@pytest.mark.parametrize("table", ["raw", "gaps", "checkpoints"])
+async def test_what_the_server_refuses_is_translated_wherever_it_happens(
+    postgres_url: str, open_store: OpenStore, table: str
+) -> None:
+    """A driver's error never reaches a loop as itself, whichever statement it came from."""
+    store = await open_store(postgres_url)
+    await store._database.run(
+        lambda connection: connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO birds")
+    )
+    with pytest.raises(TemporaryError, match="does not exist"):
+        await accept(store, [1])
