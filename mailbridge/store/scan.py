@@ -10,7 +10,7 @@ SCANNED: Final = 256 * 1024
 #: characters kept; RFC 5322 section 2.1.1 limits a line to 998
 LONGEST: Final = 998
 
-_END: Final = re.compile(rb"\r?\n\r?\n")
+_END: Final = re.compile(rb"\A\r?\n|\r?\n\r?\n")
 # One line and its folded continuations. Each alternative consumes a whole line, so the search
 # is linear in its input whatever that is.
 _FIELD: Final = re.compile(
