@@ -103,7 +103,7 @@ class ApplicationSignIn:
         self._pause: _Pause | None = None
         self._forced_at: datetime | None = None
         self._refreshing: asyncio.Task[AccessToken | MailbridgeError] | None = None
-        self._apps: dict[int, tuple[Any, dict[str, Any]]] = {}
+        self._apps: dict[int, Any] = {}
 
     async def token(self) -> AccessToken:
         """Return a token with enough life left for a new session."""
@@ -193,9 +193,8 @@ class ApplicationSignIn:
     def _ask(self, index: int, credential: Credential) -> tuple[str, int] | MailbridgeError:
         """Ask Entra once. Foreign errors end here, without their cause (see ``token_http``)."""
         try:
-            app, cache = self._app(index, credential)
-            # msal would serve its own copy of the token and, for a minute, an old refusal.
-            cache.clear()
+            app = self._app(index, credential)
+            # It is time for another token, and msal would serve its own copy of the last one.
             app.remove_tokens_for_client()
             answer = app.acquire_token_for_client([self._scope])
         except MailbridgeError as error:
@@ -211,12 +210,12 @@ class ApplicationSignIn:
         self._apps.pop(index, None)
         return _copied(refusal(answer), credential)
 
-    def _app(self, index: int, credential: Credential) -> tuple[Any, dict[str, Any]]:
+    def _app(self, index: int, credential: Credential) -> Any:
+        """Return the msal app; a new one after a failure, since msal remembers refusals."""
         if index not in self._apps:
             import msal
 
             http = TokenHttp(self._ca)
-            cache: dict[str, Any] = {}
             failure: MailbridgeError | None = None
             try:
                 # The constructor fetches the discovery document. Without instance discovery,
@@ -227,7 +226,6 @@ class ApplicationSignIn:
                     authority=self._authority_url,
                     instance_discovery=False,
                     http_client=http,
-                    http_cache=cache,
                     app_name="mailbridge",
                     app_version=__version__,
                 )
@@ -238,7 +236,7 @@ class ApplicationSignIn:
                 failure = refusal(http.refused)
             if failure is not None:
                 raise failure
-            self._apps[index] = app, cache
+            self._apps[index] = app
         return self._apps[index]
 
 

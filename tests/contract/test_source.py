@@ -459,3 +459,23 @@ async def test_two_messages_alike_are_each_recognised_once(
 
     assert len(ledger.known) == 2
     assert len(ledger.accepted) == 3
+
+
+async def test_a_twin_is_not_taken_for_one_that_was_recognised_before_a_crash(
+    rig: Rig, pool: ThreadPoolExecutor
+) -> None:
+    """A stored message that has its new place already recognises no second one."""
+    moment = datetime(2026, 11, 21, 10, tzinfo=UTC)
+    await rig.deliver(mail(1), received_at=moment)
+    source = source_for(rig, pool, limits=FetchLimits(list_window=1))
+    ledger = Ledger()
+    await ledger.look(source)
+    await rig.deliver(mail(1), received_at=moment)
+    await rig.renumber()
+
+    await ledger.look(source, stop_after=1)
+    assert len(ledger.known) == 1
+    await ledger.look(source)
+
+    assert len(ledger.known) == 1
+    assert len(ledger.accepted) == 2
