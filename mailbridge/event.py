@@ -201,7 +201,7 @@ def _attachments(
 
 def _base64(content: bytes) -> orjson.Fragment:
     # Nothing in base64 needs escaping, so the JSON string is made without looking at it again.
-    return orjson.Fragment(b'"' + binascii.b2a_base64(content, newline=False) + b'"')
+    return orjson.Fragment(b'"%b"' % binascii.b2a_base64(content, newline=False))
 
 
 def _dumped(body: dict[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ from mailbridge.parse.parts import Leaf, Refused, Root, type_of
 # The fast parser decodes encoded words before it reads a type, so one can be hidden there.
 _HIDDEN_TYPE = re.compile(rb"content-type[ \t]*:[^;]*=\?")
 _BOUNDARY = re.compile(rb'boundary[ \t]*=[ \t]*(?:"([^"\r\n]+)"|([^\s;"]+))', re.IGNORECASE)
+_WINDOW: Final = 4096
 _BOUNDARY_CHARACTERS: Final = 1000
 # Of these the children are messages, told or untold.
 _DESCENDS: Final = frozenset({"multipart/digest", "message/rfc822", "message/global"})
@@ -77,7 +78,7 @@ def _gauge(boundary: bytes, raw: bytes, body_at: int) -> None:
     lines: set[bytes] = set()
     boundaries = [boundary]
     crlf = b"\r\n" in raw[max(body_at - HEADER_BYTES, 0) : body_at + HEADER_BYTES]
-    at = raw.find(b"\n--", max(body_at, 0))
+    at = _hyphens(raw, max(body_at, 0))
     for _ in range(PARTS):
         if at < 0:
             break
@@ -99,9 +100,22 @@ def _gauge(boundary: bytes, raw: bytes, body_at: int) -> None:
             boundaries.append(_declared(raw[at:end]))
         if containers >= DEPTH or (b"=?" in area and _HIDDEN_TYPE.search(area)):
             raise Refused
-        at = raw.find(b"\n--", at + 3)
+        at = _hyphens(raw, at + 3)
     if at >= 0 or any(_misleads(line, boundaries) for line in lines):
         raise Refused
+
+
+def _hyphens(raw: bytes, at: int) -> int:
+    """Return where the next line begins with two hyphens (at the break before it), or -1."""
+    # Base64 has no hyphen at all, so looking for a single one leaps over attachments at the
+    # speed of memory; only the text around a hyphen is searched for the whole of it.
+    while (hyphen := raw.find(b"-", at)) >= 0:
+        start = max(hyphen - 1, at)
+        found = raw.find(b"\n--", start, hyphen + _WINDOW)
+        if found >= 0:
+            return found
+        at = hyphen + _WINDOW - 2
+    return -1
 
 
 def _declared(area: bytes) -> bytes:

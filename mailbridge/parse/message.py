@@ -41,7 +41,7 @@ def parse(raw: bytes) -> ParsedMessage:
 
 
 def _parse(raw: bytes, findings: Findings) -> ParsedMessage:
-    if not raw.strip():
+    if not raw or raw.isspace():
         findings.defect("empty")
     start = header_fields.preamble(raw, findings)
     section = header_fields.section(raw, start, findings)

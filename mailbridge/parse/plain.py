@@ -23,7 +23,9 @@ def text_of(markup: str) -> tuple[str, bool]:
     Tags, scripts and comments are dropped, in one pass and up to a number of tags, so that a
     page of nothing but brackets costs no more than any other.
     """
-    flat = markup.replace("\r\n", " ").replace("\n", " ").replace("\r", " ")
+    flat = markup.replace("\r\n", " ") if "\r" in markup else markup
+    if "\n" in flat or "\r" in flat:
+        flat = flat.replace("\n", " ").replace("\r", " ")
     at = flat.find("<")
     out = [flat[:at] if at >= 0 else flat]
     # What ends the part that is not shown: the end of a comment, or the name of a closing tag.
@@ -76,6 +78,8 @@ def _tidied(text: str) -> str:
         " ".join(line.split()) if "  " in line or "\t" in line or "\xa0" in line else line.strip()
         for line in text.split("\n")
     ]
+    if len(lines) == 1:
+        return lines[0]
     text = "\n".join(lines).strip()
     while "\n\n\n" in text:
         text = text.replace("\n\n\n", "\n\n")
