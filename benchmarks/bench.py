@@ -244,9 +244,13 @@ def write(
         (title, [one for key, one in found.items() if key[0] == work])
         for work, title in titles.items()
     ]
+    counts = sorted({one.runs for one in found.values()})
     footer = (
-        f"One run on one machine ({machine}), {content['date']}. mbsync: no parsing, no webhook; "
-        "imapflow script: nothing durable."
+        (
+            f"Medians of {'/'.join(map(str, counts))} runs on one machine ({machine}), "
+            f"{content['date']}; the dark line is the range."
+        ),
+        "mbsync: no parsing, no webhook. imapflow script: nothing durable. Peers in the same run.",
     )
     out.with_suffix(".svg").write_text(chart.draw(groups, footer=footer))
 

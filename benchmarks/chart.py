@@ -21,7 +21,7 @@ text { font: 13px system-ui, sans-serif; fill: #24292f }
 """
 
 
-def draw(groups: Iterable[tuple[str, Sequence[Summary]]], *, footer: str) -> str:
+def draw(groups: Iterable[tuple[str, Sequence[Summary]]], *, footer: Sequence[str]) -> str:
     """Return the SVG: for each title one group of bars, longest is the best of its group."""
     parts: list[str] = []
     y = 24
@@ -34,8 +34,10 @@ def draw(groups: Iterable[tuple[str, Sequence[Summary]]], *, footer: str) -> str
             parts.append(_row(one, y, scale))
             y += ROW
         y += 26
-    parts.append(f'<text class="note" x="12" y="{y}">{escape(footer)}</text>')
-    height = y + 16
+    for text in footer:
+        parts.append(f'<text class="note" x="12" y="{y}">{escape(text)}</text>')
+        y += 16
+    height = y
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
         f'viewBox="0 0 {WIDTH} {height}" role="img" aria-label="Messages per second">\n'
@@ -51,7 +53,7 @@ def _row(one: Summary, y: int, scale: float) -> str:
     kind = "own" if one.contestant.startswith("mailbridge") else "peer"
     kind = "limit" if _is_limit(one) else kind
     length = min(1.06, one.rate / scale) * BAR
-    middle = y + ROW / 2
+    middle, low = y + ROW / 2, y + ROW - 4
     figures = f"{one.rate:,.0f}/s · {one.cpu_per_1000:.2f} s CPU per 1,000 · {one.peak_mb:,.0f} MB"
     if kind == "limit":
         figures = f"{one.rate:,.0f}/s (off the scale)" if length > BAR else figures
@@ -67,7 +69,7 @@ def _row(one: Summary, y: int, scale: float) -> str:
     if kind != "limit" and one.highest > one.lowest:
         left, right = (LABEL + value / scale * BAR for value in (one.lowest, one.highest))
         parts.append(
-            f'<line class="range" x1="{left:.1f}" x2="{right:.1f}" y1="{middle}" y2="{middle}"/>'
+            f'<line class="range" x1="{left:.1f}" x2="{right:.1f}" y1="{low}" y2="{low}"/>'
         )
     inside = text_x == LABEL + 8 and kind == "own"
     fill = ' style="fill:#fff"' if inside else ""

@@ -117,7 +117,7 @@ class Campaign:
         """Put one more mail into one of the mailboxes; mostly small, now and then a large one."""
         rng = self._mail_rng
         token = f"tok-{len(self.sent):06}-{rng.getrandbits(64):016x}"
-        raw = mail(token, rng, size=120_000 if rng.random() < 0.04 else rng.randint(500, 6_000))
+        raw = mail(token, rng, size=100_000 if rng.random() < 0.02 else rng.randint(300, 3_000))
         box = rng.choice(sorted(self.boxes))
         digest = hashlib.sha256(raw).hexdigest()
         # Noted first: a mail that arrives is one that was sent.
