@@ -18,8 +18,10 @@ from mailbridge.parse.parsed import ADDRESSES, Address, Findings
 
 #: characters of a field up to which its reading is remembered
 _REMEMBERED: Final = 200
-_ATEXT: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]"
-_LABEL: Final = r"[A-Za-z0-9_\u0080-\U0010ffff](?:[A-Za-z0-9_\u0080-\U0010ffff-]*+)"
+# Everything beyond ASCII counts. Written as what is left out: the other way round, compiling
+# the expressions takes a tenth of a second at every start.
+_ATEXT: Final = r'[^\x00-\x20"(),.:;<>@\[\\\]\x7f]'
+_LABEL: Final = r"[^\x00-/:-@\[-^`{-\x7f](?:[^\x00-,./:-@\[-^`{-\x7f]*+)"
 _ADDR_SPEC: Final = rf"{_ATEXT}++(?:\.{_ATEXT}++)*+@{_LABEL}(?:\.{_LABEL})*+"
 _STRICT = re.compile(rf'(?:{_ADDR_SPEC}|"[^"\\@<>]*"@{_LABEL}(?:\.{_LABEL})*+|\S+@\[[^\[\]@]*\])\Z')
 # The forms of nearly all mail; whatever else is there goes to the tokenizer.
