@@ -1,5 +1,4 @@
 """mailbridge: Office 365 mailboxes to webhooks, and nothing is lost on the way."""
 
-from importlib.metadata import version
-
-__version__ = version("mailbridge")
+#: also the version of the package; hatchling reads it from here
+__version__ = "0.1.0"
