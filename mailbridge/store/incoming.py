@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from functools import cache
 from typing import Any, Final
 
@@ -20,11 +19,9 @@ from mailbridge.model import (
     Batch,
     Checkpoint,
     DeliveryState,
-    Fingerprint,
     Gap,
     MessageRef,
     Notice,
-    Protocol,
     RawMessage,
 )
 from mailbridge.store.dialect import chunks, insert, upsert, write_raw
@@ -37,8 +34,6 @@ from mailbridge.store.tables import (
     gaps,
     messages,
     micros,
-    moment,
-    moment_or_none,
     raw,
     sequences,
 )
@@ -48,26 +43,11 @@ MAIL: Final = "mail.received"
 _IDS: Final[sa.BindParameter[Any]] = sa.bindparam("ids", expanding=True)
 _KNOWN: Final = sa.select(messages.c.id).where(messages.c.id.in_(_IDS))
 _NUMBERS: Final = sa.select(messages.c.id, messages.c.pk).where(messages.c.id.in_(_IDS))
-_SINKS_OF: Final = sa.select(deliveries.c.sink).where(deliveries.c.event_id == sa.bindparam("id"))
+SINKS_OF: Final = sa.select(deliveries.c.sink).where(
+    sa.text("deliveries.message IS NULL"),
+    deliveries.c.event_id == sa.bindparam("id", type_=sa.Text),
+)
 _CLOSE_GAPS: Final = gaps.delete().where(gaps.c.id.in_(_IDS))
-UNSETTLED: Final = (
-    messages.select()
-    .where(
-        messages.c.mailbox == sa.bindparam("mailbox"),
-        messages.c.folder == sa.bindparam("folder"),
-        # Written out, so that the planner sees that the partial index holds these rows.
-        sa.text("settle = 1"),
-    )
-    .order_by(messages.c.pk)
-    .limit(sa.bindparam("limit", type_=sa.Integer))
-)
-_SETTLED: Final = (
-    messages.update()
-    .where(messages.c.id.in_(_IDS), messages.c.settle == Settle.WANTED)
-    .values(settle=Settle.DONE, settled_at=sa.bindparam("at"))
-)
-
-
 _NOW: Final = sa.bindparam("now", type_=sa.BigInteger)
 # The rows are made inside the database: through the driver they would cost more than the rest.
 _ROUTE: Final = deliveries.insert().from_select(
@@ -96,19 +76,6 @@ _ROUTE: Final = deliveries.insert().from_select(
     .where(messages.c.id.in_(_IDS))
     .order_by(messages.c.pk),
 )
-
-
-def read_ref(row: Any) -> MessageRef:
-    """Return the place that a row of ``messages`` or ``gaps`` tells."""
-    protocol: Protocol = row.protocol
-    return MessageRef(
-        mailbox=row.mailbox,
-        folder=row.folder,
-        protocol=protocol,
-        uidvalidity=row.uidvalidity,
-        uid=row.uid,
-        uidl=row.uidl,
-    )
 
 
 def _place(ref: MessageRef, key: str) -> dict[str, Any]:
@@ -340,104 +307,12 @@ def _write_checkpoint(
     )
 
 
-def read_checkpoint(row: Any) -> Checkpoint:
-    """Return the checkpoint that a row tells."""
-    return Checkpoint(
-        mailbox=row.mailbox,
-        folder=row.folder,
-        uidvalidity=row.uidvalidity,
-        uid=row.uid,
-        baseline_uid=row.baseline_uid,
-        since=None if row.since is None else date.fromisoformat(row.since),
-        watching_since=moment(row.watching_since),
-    )
-
-
-def checkpoint(connection: sa.Connection, mailbox: str, folder: str) -> Checkpoint | None:
-    """See ``IntakeStore.checkpoint``."""
-    row = connection.execute(
-        checkpoints.select().where(
-            checkpoints.c.mailbox == mailbox, checkpoints.c.folder == storable(folder)
-        )
-    ).one_or_none()
-    return None if row is None else read_checkpoint(row)
-
-
-def gaps_due(connection: sa.Connection, mailbox: str, folder: str, now: int) -> list[Gap]:
-    """See ``IntakeStore.gaps_due``."""
-    rows = connection.execute(
-        gaps.select()
-        .where(
-            gaps.c.mailbox == mailbox,
-            gaps.c.folder == storable(folder),
-            gaps.c.vanished_at.is_(None),
-            gaps.c.due_at <= now,
-        )
-        .order_by(gaps.c.due_at, gaps.c.uid)
-    )
-    return [
-        Gap(
-            ref=read_ref(row),
-            reason=row.reason,
-            tries=row.tries,
-            first_at=moment(row.first_at),
-            due_at=moment(row.due_at),
-        )
-        for row in rows
-    ]
-
-
-def fingerprints(
-    connection: sa.Connection, mailbox: str, folder: str, uidvalidity: int
-) -> list[Fingerprint]:
-    """See ``IntakeStore.fingerprints``; the id is that of the message under its first place."""
-    rows = connection.execute(
-        sa.select(
-            sa.func.coalesce(messages.c.known_as, messages.c.id).label("id"),
-            messages.c.uid,
-            messages.c.message_id,
-            messages.c.received_at,
-            messages.c.size,
-        )
-        .where(
-            messages.c.mailbox == mailbox,
-            messages.c.folder == storable(folder),
-            messages.c.uidvalidity == uidvalidity,
-        )
-        .order_by(messages.c.uid)
-    )
-    return [
-        Fingerprint(
-            id=row.id,
-            uid=row.uid,
-            message_id=row.message_id or "",
-            received_at=moment_or_none(row.received_at),
-            size=row.size,
-        )
-        for row in rows
-    ]
-
-
-def unsettled(connection: sa.Connection, mailbox: str, folder: str, limit: int) -> list[MessageRef]:
-    """See ``IntakeStore.unsettled``."""
-    rows = connection.execute(
-        UNSETTLED, {"mailbox": mailbox, "folder": storable(folder), "limit": limit}
-    )
-    return [read_ref(row) for row in rows]
-
-
-def settled(connection: sa.Connection, refs: Sequence[MessageRef], now: int) -> None:
-    """See ``IntakeStore.settled``."""
-    for ids in chunks([ref.message_id for ref in refs]):
-        connection.execute(_SETTLED, {"ids": ids, "at": now})
-
-
 def notify(
     connection: sa.Connection, notices: Sequence[Notice], sinks: Sequence[str], now: int
 ) -> None:
     """See ``IntakeStore.notify``."""
     for notice in notices:
-        there = set(connection.execute(_SINKS_OF, {"id": notice.id}).scalars())
+        there = set(connection.execute(SINKS_OF, {"id": notice.id}).scalars())
         event = Event(
             id=notice.id,
             type=notice.type,

@@ -12,23 +12,19 @@ import sqlalchemy as sa
 
 from mailbridge.model import DeliveryState
 from mailbridge.store.dialect import chunks
-from mailbridge.store.incoming import read_checkpoint, read_ref
 from mailbridge.store.rows import (
     AttemptRow,
-    Counts,
     DeliveryRow,
-    FolderCount,
     MessageRow,
     MessageState,
     ShownState,
-    SinkCount,
     Trace,
 )
+from mailbridge.store.standing import read_ref
 from mailbridge.store.tables import (
     Kept,
     Settle,
     attempts,
-    checkpoints,
     deliveries,
     gaps,
     messages,
@@ -311,57 +307,3 @@ def raw_bytes(connection: sa.Connection, name: str) -> bytes | None:
         sa.select(raw.c.bytes).where(raw.c.message == row.pk)
     ).scalar_one_or_none()
     return content
-
-
-def counts(connection: sa.Connection) -> Counts:
-    """Count what waits for each sink and where each folder stands, in one consistent look."""
-    sinks: dict[str, dict[str, Any]] = defaultdict(dict)
-    waiting = sa.select(
-        deliveries.c.sink,
-        sa.func.count().filter(deliveries.c.attempts == 0).label("queued"),
-        sa.func.count().filter(deliveries.c.attempts > 0).label("deferred"),
-        sa.func.min(deliveries.c.due_at).label("due"),
-        sa.func.min(deliveries.c.first_due_at).label("first"),
-    ).where(in_state(DeliveryState.QUEUED))
-    for row in connection.execute(waiting.group_by(deliveries.c.sink)):
-        sinks[row.sink] |= {
-            "queued": row.queued,
-            "deferred": row.deferred,
-            "oldest_due": moment(row.due),
-            "oldest_first_due": moment(row.first),
-        }
-    for state in (DeliveryState.CLAIMED, DeliveryState.DEAD, DeliveryState.HELD):
-        statement = sa.select(deliveries.c.sink, sa.func.count()).where(in_state(state))
-        for sink, count in connection.execute(statement.group_by(deliveries.c.sink)):
-            sinks[sink][state.value] = count
-    return Counts(
-        sinks=tuple(SinkCount(sink=sink, **values) for sink, values in sorted(sinks.items())),
-        folders=_folders(connection),
-    )
-
-
-def _folders(connection: sa.Connection) -> tuple[FolderCount, ...]:
-    def by_folder(table: sa.Table, condition: str) -> dict[tuple[str, str], int]:
-        statement = (
-            sa.select(table.c.mailbox, table.c.folder, sa.func.count())
-            .where(sa.text(condition))
-            .group_by(table.c.mailbox, table.c.folder)
-        )
-        return {(row[0], row[1]): row[2] for row in connection.execute(statement)}
-
-    missing = by_folder(gaps, "vanished_at IS NULL")
-    untold = by_folder(messages, "settle = 1")
-    rows = connection.execute(
-        checkpoints.select().order_by(checkpoints.c.mailbox, checkpoints.c.folder)
-    )
-    return tuple(
-        FolderCount(
-            mailbox=row.mailbox,
-            folder=row.folder,
-            checkpoint=read_checkpoint(row),
-            gaps=missing.get((row.mailbox, row.folder), 0),
-            unsettled=untold.get((row.mailbox, row.folder), 0),
-            last_accepted_at=moment_or_none(row.accepted_at),
-        )
-        for row in rows
-    )

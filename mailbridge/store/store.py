@@ -13,7 +13,6 @@ from typing import TypeVar
 import sqlalchemy as sa
 import structlog
 
-from mailbridge.errors import StoreFull, StoreRefused
 from mailbridge.model import (
     Accepted,
     Batch,
@@ -25,19 +24,22 @@ from mailbridge.model import (
     Notice,
     Resolution,
 )
-from mailbridge.store import care, incoming, lookup, outgoing, queue, retention, schema
-from mailbridge.store.engine import Address, Database, Mode, free_inside
-from mailbridge.store.opening import Hold, prepare
-from mailbridge.store.rows import (
-    Counts,
-    DeliveryRow,
-    MessageRow,
-    MessageState,
-    Purged,
-    ShownState,
-    Trace,
+from mailbridge.store import (
+    care,
+    counting,
+    incoming,
+    lookup,
+    outcomes,
+    outgoing,
+    queue,
+    retention,
+    rows,
+    schema,
+    standing,
 )
-from mailbridge.store.tables import SCHEMA, micros, moment_or_none
+from mailbridge.store.access import Access
+from mailbridge.store.engine import Mode
+from mailbridge.store.tables import micros, moment_or_none
 
 T = TypeVar("T")
 
@@ -63,19 +65,12 @@ class Store:
     later), ``StoreRefused`` (do not go on; with ``code`` ``store.io`` end the process).
     """
 
-    def __init__(
-        self, database: Database, *, now: Callable[[], datetime], owner: str, hold: Hold | None
-    ) -> None:
-        self._database = database
+    def __init__(self, access: Access, *, now: Callable[[], datetime], owner: str) -> None:
+        self._access = access
         self._now = now
         self._owner = owner
-        self._hold = hold
-        # Commands that read a lot must not make the one writing connection wait. PostgreSQL has
-        # connections to spare; for SQLite a second, read-only one is made when it is needed.
-        self._reader: Database | None = None if hold else database
         self._walk = retention.Walk()
         self._background: set[asyncio.Future[None]] = set()
-        self._closed = False
 
     @classmethod
     async def open(  # noqa: PLR0913 - settings, all by keyword
@@ -95,92 +90,50 @@ class Store:
         Raises ``StoreRefused`` for a database that is held by another process, damaged,
         missing (to read), of a newer or, without ``upgrade``, of an older schema.
         """
-        address = Address.parse(url)
-        hold = None
-        if address.file:
-            loop = asyncio.get_running_loop()
-            hold = await loop.run_in_executor(None, prepare, address.file, mode, now)
+        access = await Access.open(url, now=now, mode=mode, synchronous=synchronous)
+        store = cls(access, now=now, owner=owner or _this_process())
         try:
-            database = Database(address, mode=mode, synchronous=synchronous)
-        except BaseException:
-            if hold:
-                hold.lock.release()
-            raise
-        store = cls(database, now=now, owner=owner or _this_process(), hold=hold)
-        try:
-            await store._begin(upgrade=upgrade and mode == "write")
+            await access.prepare_schema(upgrade=upgrade and mode == "write")
+            if access.alone:
+                # The lock is ours, so whoever claimed these is dead: no need to wait for a lease.
+                rescued = await store._run(
+                    lambda connection, now: outgoing.rescue(connection, now, every=True)
+                )
+                if rescued:
+                    log.info("store.rescued", deliveries=rescued)
         except BaseException:
             await store.close()
             raise
         return store
 
-    async def _begin(self, *, upgrade: bool) -> None:
-        found = await self._database.run(schema.version)
-        schema.refuse_newer(found)
-        if found != SCHEMA:
-            if not upgrade:
-                raise StoreRefused(
-                    f"the database has schema {found or 'none'}, this mailbridge needs {SCHEMA}",
-                    code="store.older",
-                    fix="run `mailbridge db upgrade`",
-                )
-            await self._database.run(lambda connection: schema.upgrade(connection, self._now()))
-        if self._hold:
-            # The lock is ours, so whoever claimed these is dead: no need to wait for a lease.
-            rescued = await self._run(
-                lambda connection, now: outgoing.rescue(connection, now, every=True)
-            )
-            if rescued:
-                log.info("store.rescued", deliveries=rescued)
-
     async def close(self) -> None:
         """Wait for what is running, close the database, give the lock back; may be repeated."""
-        if self._closed:
-            return
-        self._closed = True
         if self._background:
             await asyncio.wait(self._background)
-        if self._reader and self._reader is not self._database:
-            await self._reader.close()
-        await self._database.close()
-        if self._hold:
-            self._hold.lock.release()
+        await self._access.close()
 
     @property
     def commits(self) -> int:
         """Transactions committed since it was opened."""
-        return self._database.commits
+        return self._access.database.commits
 
     async def _run(self, work: Callable[[sa.Connection, int], T], *, again: bool = False) -> T:
-        """Run a transaction; on a full disk give the reserve free and run it once more."""
         now = micros(self._now())
-        try:
-            return await self._database.run(lambda connection: work(connection, now), again=again)
-        except StoreFull:
-            if not self._hold or not await self._database.call(self._hold.reserve.release):
-                raise
-            return await self._database.run(lambda connection: work(connection, now), again=again)
-
-    def _reading(self) -> Database:
-        if self._reader is None:
-            self._reader = Database(self._database.address, mode="read", synchronous="FULL")
-        return self._reader
+        return await self._access.run(lambda connection: work(connection, now), again=again)
 
     async def _read(self, work: Callable[[sa.Connection], T]) -> T:
-        return await self._reading().run(work)
-
-    # -- intake ---------------------------------------------------------------------------
+        return await self._access.reading().run(work)
 
     async def checkpoint(self, mailbox: str, folder: str) -> Checkpoint | None:
         """Return how far the folder was read, ``None`` before the first look."""
         return await self._run(
-            lambda connection, _: incoming.checkpoint(connection, mailbox, folder)
+            lambda connection, _: standing.checkpoint(connection, mailbox, folder)
         )
 
     async def gaps_due(self, mailbox: str, folder: str, now: datetime) -> Sequence[Gap]:
         """Return the gaps whose next try is due at ``now``, the longest waiting first."""
         return await self._run(
-            lambda connection, _: incoming.gaps_due(connection, mailbox, folder, micros(now))
+            lambda connection, _: standing.gaps_due(connection, mailbox, folder, micros(now))
         )
 
     async def fingerprints(
@@ -188,7 +141,7 @@ class Store:
     ) -> Sequence[Fingerprint]:
         """Return what the messages of one epoch are recognised by, in the order of their UIDs."""
         return await self._run(
-            lambda connection, _: incoming.fingerprints(connection, mailbox, folder, uidvalidity)
+            lambda connection, _: standing.fingerprints(connection, mailbox, folder, uidvalidity)
         )
 
     async def accept(self, batch: Batch, *, address: str, settles: bool) -> Accepted:
@@ -197,38 +150,28 @@ class Store:
         Raises ``StoreFull`` already while the disk is nearly full, so that what was accepted
         before can still be delivered and written down.
         """
-        reserve = self._hold.reserve if self._hold else None
         now = micros(self._now())
-
-        def work(connection: sa.Connection) -> Accepted:
-            if reserve:
-                reserve.admit(lambda: free_inside(connection))
-            return incoming.accept(connection, batch, address=address, settles=settles, now=now)
-
-        try:
-            return await self._database.run(work, again=True)
-        except StoreFull:
-            if reserve:
-                await self._database.call(reserve.release)
-            raise
+        return await self._access.admit(
+            lambda connection: incoming.accept(
+                connection, batch, address=address, settles=settles, now=now
+            )
+        )
 
     async def unsettled(self, mailbox: str, folder: str, limit: int) -> Sequence[MessageRef]:
         """Return accepted messages that the server has not been told about, oldest first."""
         return await self._run(
-            lambda connection, _: incoming.unsettled(connection, mailbox, folder, limit)
+            lambda connection, _: standing.unsettled(connection, mailbox, folder, limit)
         )
 
     async def settled(self, refs: Sequence[MessageRef]) -> None:
         """Remember that the server has been told."""
-        await self._run(lambda connection, now: incoming.settled(connection, refs, now))
+        await self._run(lambda connection, now: standing.settled(connection, refs, now))
 
     async def notify(self, notices: Sequence[Notice], sinks: Sequence[str]) -> None:
         """Queue events that are not mails for these sinks; a known ``Notice.id`` is ignored."""
         await self._run(
             lambda connection, now: incoming.notify(connection, notices, sinks, now), again=True
         )
-
-    # -- dispatch -------------------------------------------------------------------------
 
     async def claim(
         self, sink: str, *, limit: int, max_bytes: int, lease: float, alone: bool = False
@@ -267,7 +210,7 @@ class Store:
     async def resolve(self, resolutions: Sequence[Resolution]) -> Sequence[Resolution]:
         """Write what attempts came to, in one commit; returns those whose claim still held."""
         return await self._run(
-            lambda connection, now: outgoing.resolve(connection, resolutions, now)
+            lambda connection, now: outcomes.resolve(connection, resolutions, now)
         )
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
@@ -284,25 +227,23 @@ class Store:
         """Queue again what is claimed under an expired lease; returns how many."""
         return await self._run(outgoing.rescue)
 
-    # -- commands -------------------------------------------------------------------------
-
     async def messages(  # noqa: PLR0913 - filters, all by keyword
         self,
         *,
         mailbox: str | None = None,
-        state: MessageState | None = None,
+        state: rows.MessageState | None = None,
         since: datetime | None = None,
         limit: int = 100,
         before: int | None = None,
         after: int | None = None,
-    ) -> Sequence[MessageRow]:
+    ) -> Sequence[rows.MessageRow]:
         """Return the mail log, newest first; ``before`` and ``after`` are ``MessageRow.number``."""
         wanted = lookup.Wanted(
             mailbox=mailbox, state=state, since=since, limit=limit, before=before, after=after
         )
         return await self._read(lambda connection: lookup.read_messages(connection, wanted))
 
-    async def trace(self, name: str) -> Trace:
+    async def trace(self, name: str) -> rows.Trace:
         """Return all about a webhook-id, a Message-ID (bare or in ``<>``) or a delivery number."""
         return await self._read(lambda connection: lookup.trace(connection, name))
 
@@ -311,16 +252,16 @@ class Store:
         return await self._read(lambda connection: lookup.raw_bytes(connection, name))
 
     async def deliveries(
-        self, *, state: ShownState | None = None, sink: str | None = None, limit: int = 100
-    ) -> Sequence[DeliveryRow]:
+        self, *, state: rows.ShownState | None = None, sink: str | None = None, limit: int = 100
+    ) -> Sequence[rows.DeliveryRow]:
         """Return deliveries of one state, by default all that are not over."""
         return await self._read(
             lambda connection: lookup.read_deliveries(connection, state, sink, limit)
         )
 
-    async def counts(self) -> Counts:
+    async def counts(self) -> rows.Counts:
         """Return what waits for each sink, and where each folder stands."""
-        return await self._read(lookup.counts)
+        return await self._read(counting.counts)
 
     async def requeue(
         self,
@@ -376,7 +317,7 @@ class Store:
         dead_before: datetime,
         log_before: datetime,
         limit: int = 500,
-    ) -> Purged:
+    ) -> rows.Purged:
         """Take one bounded step of retention; call again while ``more``.
 
         Raw bytes go when every delivery is over since before these moments; an open delivery
@@ -396,8 +337,8 @@ class Store:
 
     async def backup(self, file: Path) -> None:
         """Write a consistent copy of a SQLite database, 0600 and durable, while others write."""
-        source = self._database.address.file
-        await self._reading().call(lambda: care.backup(source, file))
+        reader = self._access.reading()
+        await reader.call(lambda: care.backup(reader.address.file, file))
 
     async def check(self) -> Sequence[str]:
         """Search the database for damage; returns a sentence for each fault."""

@@ -360,12 +360,12 @@ async def test_check_finds_a_message_without_its_deliveries(store: Store) -> Non
     """A broken promise in the database is said in a sentence; a sound store has none."""
     await accept(store, [1, 2])
     assert await store.check() == []
-    await store._database.run(
+    await store._access.database.run(
         lambda connection: connection.exec_driver_sql(
             "DELETE FROM deliveries WHERE message = (SELECT min(pk) FROM messages)"
         )
     )
-    await store._database.run(
+    await store._access.database.run(
         lambda connection: connection.exec_driver_sql(
             "DELETE FROM raw WHERE message = (SELECT max(pk) FROM messages)"
         )

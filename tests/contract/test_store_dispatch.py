@@ -273,7 +273,7 @@ async def test_a_cancelled_claim_is_given_back(store: Store) -> None:
 async def test_a_mail_whose_bytes_are_gone_is_a_dead_letter(store: Store) -> None:
     """Damage to one mail does not stop the sink: it is set aside and the next one leaves."""
     await accept(store, [1, 2])
-    await store._database.run(
+    await store._access.database.run(
         lambda connection: connection.exec_driver_sql(
             "DELETE FROM raw WHERE message = (SELECT min(message) FROM raw)"
         )

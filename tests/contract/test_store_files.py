@@ -232,7 +232,7 @@ async def test_a_full_database_stores_nothing_of_the_batch_and_goes_on_later(
     """SQLITE_FULL rolls the whole batch back; with room again the same batch is accepted."""
     store = await open_store(sqlite_url)
     await accept(store, [1])
-    await store._database.run(_limit_pages)
+    await store._access.database.run(_limit_pages)
     large = batch(*(mail(uid, size=100_000) for uid in range(2, 12)))
     with pytest.raises(StoreFull):
         await store.accept(large, address="a", settles=True)
@@ -242,7 +242,7 @@ async def test_a_full_database_stores_nothing_of_the_batch_and_goes_on_later(
     assert checkpoint.uid == 1
     (delivery,) = await claim(store)
     assert await store.resolve([done(delivery)]) == [done(delivery)]
-    await store._database.run(_unlimit_pages)
+    await store._access.database.run(_unlimit_pages)
     assert await store.accept(large, address="a", settles=True) == Accepted(new=10, known=0)
     assert await store.check() == []
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mailbridge.store import incoming, outgoing
+from mailbridge.store import incoming, outgoing, standing
 from mailbridge.store.store import Store
 from tests.contract.conftest import OpenStore
 from tests.contract.mails import NOON, accept, claim, done
@@ -39,7 +39,7 @@ async def grow(store: Store) -> None:
         connection.execute(sa.text(GROW))
         connection.execute(sa.text(SETTLED))
 
-    await store._database.run(work)
+    await store._access.database.run(work)
 
 
 async def analyze(store: Store) -> None:
@@ -49,7 +49,7 @@ async def analyze(store: Store) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.text("ANALYZE"))
 
-    await store._database.run(work)
+    await store._access.database.run(work)
 
 
 async def plan(store: Store, statement: sa.Select[Any], **parameters: Any) -> str:
@@ -65,7 +65,7 @@ async def plan(store: Store, statement: sa.Select[Any], **parameters: Any) -> st
         rows: Sequence[Any] = connection.execute(sa.text(f"{word} {sql}")).all()
         return "\n".join(str(row[-1]) for row in rows)
 
-    return await store._database.run(work)
+    return await store._access.database.run(work)
 
 
 HOT: list[tuple[str, sa.Select[Any], dict[str, Any], str]] = [
@@ -73,9 +73,10 @@ HOT: list[tuple[str, sa.Select[Any], dict[str, Any], str]] = [
     ("alone", outgoing.DUE_ALONE, {"sink": "erp", "now": 2**62, "limit": 1}, "deliveries_alone"),
     ("next due", outgoing.NEXT_DUE, {"sink": "erp"}, "deliveries_due"),
     ("rescue", outgoing.LATE, {"at": 2**62}, "deliveries_claimed"),
+    ("notify", incoming.SINKS_OF, {"id": "msg_9"}, "deliveries_notice"),
     (
         "unsettled",
-        incoming.UNSETTLED,
+        standing.UNSETTLED,
         {"mailbox": "alarm", "folder": "INBOX", "limit": 50},
         "messages_unsettled",
     ),
@@ -137,9 +138,9 @@ async def _work(store: Store, step: Callable[[], Any]) -> int:
 
         return work
 
-    await store._database.run(watch(tick))
+    await store._access.database.run(watch(tick))
     await step()
-    await store._database.run(watch(None))
+    await store._access.database.run(watch(None))
     return count
 
 
@@ -160,7 +161,7 @@ async def test_postgres_looks_only_at_what_it_claims(
         shown = connection.execute(sa.text(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")).scalar_one()
         return _most_rows(shown[0]["Plan"] if not isinstance(shown, str) else json.loads(shown))
 
-    assert await store._database.run(work) <= 50
+    assert await store._access.database.run(work) <= 50
 
 
 def _most_rows(node: dict[str, Any]) -> int:

@@ -28,7 +28,7 @@ def _scripts() -> ScriptDirectory:
 
 async def test_migrations_make_exactly_the_tables_of_the_code(store: Store) -> None:
     """Nobody can change a table and forget its migration, on either database."""
-    found = await store._database.run(
+    found = await store._access.database.run(
         lambda connection: compare_metadata(MigrationContext.configure(connection), metadata)
     )
     assert found == []
@@ -46,7 +46,7 @@ async def test_partial_indexes_have_the_conditions_of_the_code(
         metadata.create_all(connection)
         wanted = {row.name: row.sql for row in connection.execute(query)}
     direct.dispose()
-    found = await migrated._database.run(
+    found = await migrated._access.database.run(
         lambda connection: {row.name: row.sql for row in connection.execute(query)}
     )
     assert found == wanted
@@ -56,7 +56,7 @@ async def test_a_newer_schema_is_refused(url: str, open_store: OpenStore) -> Non
     """After a downgrade the old program touches nothing and says which version is needed."""
     store = await open_store(url)
     await accept(store, [1])
-    await store._database.run(
+    await store._access.database.run(
         lambda connection: connection.exec_driver_sql(
             "UPDATE alembic_version SET version_num = '9999'"
         )
@@ -145,7 +145,7 @@ async def test_a_lost_connection_is_temporary_and_comes_back(
     store = await open_store(postgres_url)
     await accept(store, [1])
     killer = await open_store(postgres_url)
-    await killer._database.run(
+    await killer._access.database.run(
         lambda connection: connection.exec_driver_sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -160,7 +160,7 @@ async def test_what_the_server_refuses_is_translated_wherever_it_happens(
 ) -> None:
     """A driver's error never reaches a loop as itself, whichever statement it came from."""
     store = await open_store(postgres_url)
-    await store._database.run(
+    await store._access.database.run(
         lambda connection: connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO birds")
     )
     with pytest.raises(TemporaryError, match="does not exist"):

@@ -114,6 +114,10 @@ def _create_deliveries() -> None:
         sa.ForeignKeyConstraint(["message"], ["messages.pk"]),
         sa.PrimaryKeyConstraint("pk"),
     )
+    _index_deliveries()
+
+
+def _index_deliveries() -> None:
     op.create_index(
         "deliveries_alone",
         "deliveries",
