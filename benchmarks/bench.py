@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -105,6 +106,7 @@ def prepared(scale: Scale, console: Console) -> Iterator[tuple[Bench, dict[str, 
     CACHE.mkdir(parents=True, exist_ok=True)
     numbers = sum(work.messages for work in works.values())
     with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, CACHE / "runs", ignore_errors=True)
         tenant = stack.enter_context(Tenant())
         dovecot = stack.enter_context(Dovecot(tenant.rules, password=PASSWORD))
         sink = stack.enter_context(running_sink(CACHE, numbers=numbers))
