@@ -21,13 +21,11 @@ LONG_FUNCTIONS = {
     "mailbridge/app.py:serve": "the daemon's life from opening to closing, in order, read at once",
     "mailbridge/cli/data.py:_print_status": "two tables, one after the other; nothing is decided",
     "mailbridge/cli/probe.py:_send": "one request and all that is told about its answer",
-    "mailbridge/store/migrations/versions/schema_0001.py:_create_deliveries": "columns of a table",
 }
 LONG_MODULES = {
     "mailbridge/app.py": "the composition root: it grows with what there is to put together",
     "mailbridge/dispatch.py": "one loop: claiming, attempting and resolving share its state",
     "mailbridge/sinks/webhook.py": "one adapter; its phases read from top to bottom",
-    "mailbridge/store/store.py": "one short method for each transaction; the work lies beside it",
 }
 
 #: an import that must not be, and the contract that has to catch it
