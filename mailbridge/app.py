@@ -36,11 +36,12 @@ from mailbridge.http.control import control, socket_path
 from mailbridge.intake import Intake
 from mailbridge.operate import Operator
 from mailbridge.retry import POLICIES
+from mailbridge.room import Room
 from mailbridge.schedule import Schedule
 from mailbridge.service import Service
 from mailbridge.sign_in.application import ApplicationSignIn
 from mailbridge.sinks.webhook import WebhookSink
-from mailbridge.sources.imap import ImapServer, ImapSource
+from mailbridge.sources.imap import FetchLimits, ImapServer, ImapSource
 from mailbridge.store.store import Store
 from mailbridge.supervise import Supervisor
 
@@ -53,6 +54,12 @@ T = TypeVar("T")
 THREADS: Final = 48
 #: bodies fetched at once over all mailboxes; more is slower and costs memory
 FETCHES: Final = 6
+#: seconds after which a fetch no longer waits for those of others
+FETCH_PATIENCE: Final = 1.0
+#: batches fetched while another of the same folder is committed, over all mailboxes
+AHEAD: Final = 3
+#: what one batch may hold, in messages and bytes
+BATCH: Final = FetchLimits(messages=100, bytes=2 * 1024 * 1024)
 #: intervals up to this keep the session open between two looks
 KEEPS_SESSION: Final = timedelta(minutes=10)
 #: seconds between two rounds of retention, and between two rescues of expired leases
@@ -198,7 +205,8 @@ class _Builder:
         self._config = daemon.config
         self._run = run
         self._rng = rng
-        self._room = asyncio.Semaphore(FETCHES)
+        self._room = Room(FETCHES, patience=FETCH_PATIENCE)
+        self._ahead = asyncio.Semaphore(AHEAD)
         self._sign_ins: dict[str, ApplicationSignIn] = {}
 
     def dispatcher(self, sink: WebhookSink, webhook: Webhook) -> Dispatcher:
@@ -254,6 +262,7 @@ class _Builder:
             keeps_session=fetch.cron is None and fetch.every <= KEEPS_SESSION,
             health=health,
             on_accepted=self._daemon.wake_dispatchers,
+            ahead=self._ahead,
             now=utc_now,
         )
 
@@ -305,7 +314,7 @@ def build_source(
     *,
     sign_in: ApplicationSignIn,
     run: Callable[..., Any],
-    room: asyncio.Semaphore,
+    room: Room,
 ) -> ImapSource:
     """Return the IMAP source of one folder."""
     fetch = mailbox.fetch
@@ -322,6 +331,7 @@ def build_source(
         move_to=fetch.after.folder,
         run=run,
         fetch_room=room,
+        limits=BATCH,
         now=utc_now,
     )
 

@@ -76,7 +76,7 @@ class Room:
     """How much a dispatcher may hold between claim and commit."""
 
     deliveries: int
-    size: int = 8 * 1024 * 1024
+    size: int = 4 * 1024 * 1024
 
     @classmethod
     def for_concurrency(cls, concurrency: int) -> Room:

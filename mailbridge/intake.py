@@ -48,6 +48,7 @@ class Intake:
         keeps_session: bool,
         health: FolderHealth,
         on_accepted: Callable[[], None],
+        ahead: asyncio.Semaphore,
         now: Callable[[], datetime],
     ) -> None:
         self.mailbox = source.mailbox
@@ -61,6 +62,8 @@ class Intake:
         self._settles = settles
         self._keeps_session = keeps_session
         self._on_accepted = on_accepted
+        #: places for batches that are fetched while another is committed, over all folders
+        self._ahead = ahead
         self._now = now
         self._woken = asyncio.Event()
         self._woken.set()
@@ -93,7 +96,8 @@ class Intake:
             checkpoint = await self._store.checkpoint(self.mailbox, self.folder)
             gaps = await self._store.gaps_due(self.mailbox, self.folder, self._now())
             known = Known(checkpoint=checkpoint, gaps=gaps)
-            async with aclosing(_one_ahead(session.fetch(known, self._fingerprints))) as batches:
+            found = session.fetch(known, self._fingerprints)
+            async with aclosing(_one_ahead(found, self._ahead)) as batches:
                 async for batch in batches:
                     await self._accept(batch)
             await self._settle(session)
@@ -148,17 +152,31 @@ class Intake:
                 return  # the rest is tried again at the next look
 
 
-async def _one_ahead(batches: AsyncIterator[Batch]) -> AsyncGenerator[Batch, None]:
-    """Fetch the next batch while the present one is committed; never more than one ahead."""
-    ahead = asyncio.ensure_future(anext(batches, None))
+async def _one_ahead(
+    batches: AsyncIterator[Batch], places: asyncio.Semaphore
+) -> AsyncGenerator[Batch, None]:
+    """Fetch the next batch while the present one is committed, if there is a place for it.
+
+    Never more than one ahead; when other folders hold the places, one after the other.
+    """
+    ahead: asyncio.Future[Batch | None] | None = None
     try:
-        while (batch := await ahead) is not None:
-            ahead = asyncio.ensure_future(anext(batches, None))
+        while True:
+            batch = await (anext(batches, None) if ahead is None else ahead)
+            if ahead is not None:
+                ahead = None
+                places.release()
+            if batch is None:
+                return
+            if not places.locked():
+                await places.acquire()
+                ahead = asyncio.ensure_future(anext(batches, None))
             yield batch
     finally:
-        if not ahead.done():
+        if ahead is not None:
             ahead.cancel()
-        await asyncio.gather(ahead, return_exceptions=True)
+            await asyncio.gather(ahead, return_exceptions=True)
+            places.release()
         await cast("AsyncGenerator[Batch, None]", batches).aclose()
 
 

@@ -55,11 +55,15 @@ class MessageRef:
         return {"protocol": "imap", "uidvalidity": self.uidvalidity, "uid": self.uid}
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def derived_id(kind: str, parts: list[object]) -> str:
     """Return ``msg_`` + 26 base32 characters (130 bits of SHA-256) for these parts."""
-    text = json.dumps(["mailbridge/1", kind, *parts], ensure_ascii=False, separators=(",", ":"))
+    text = _encode(["mailbridge/1", kind, *parts])
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-    return "msg_" + base64.b32encode(digest).decode("ascii")[:26]
+    # 17 bytes are 28 characters, of which 26 are wanted.
+    return "msg_" + base64.b32encode(digest[:17]).decode("ascii")[:26]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

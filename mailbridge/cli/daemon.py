@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
@@ -49,9 +48,10 @@ def run(ctx: typer.Context) -> None:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
     from mailbridge.cli.main import LogLevel, load_config
 
-    # What is made while starting lives as long as the process: looking through it again and
-    # again for garbage costs a tenth of the start, and later of every mail.
-    gc.disable()
+    from mailbridge.process import collect_seldom, spare_memory, start_without_garbage
+
+    start_without_garbage()
+    spare_memory()
     config = load_config(ctx, LogLevel.INFO)
 
     async def main() -> None:
@@ -59,16 +59,9 @@ def run(ctx: typer.Context) -> None:
 
         stop = asyncio.Event()
         stop_on_signals(stop)
-        await serve(config, stop=stop, on_ready=lambda _daemon: _collect_seldom())
+        await serve(config, stop=stop, on_ready=lambda _daemon: collect_seldom())
 
     run_async(main())
-
-
-def _collect_seldom() -> None:
-    """Leave what is there to the end of the process, and collect what comes less often."""
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-    gc.enable()
 
 
 def demo(

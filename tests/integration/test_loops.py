@@ -128,6 +128,7 @@ def intake(folder: Folder, store: Any, *, settles: bool = True) -> Intake:
         keeps_session=False,
         health=FolderHealth(mailbox="alarm", folder="INBOX"),
         on_accepted=lambda: None,
+        ahead=asyncio.Semaphore(1),
         now=utc_now,
     )
 
