@@ -118,6 +118,8 @@ async def serve(
             sink = await stack.enter_async_context(build_sink(name, webhook))
             daemon.dispatchers[name] = builder.dispatcher(sink, webhook)
         daemon.intakes.extend(builder.intakes())
+        for sign_in in builder.sign_ins.values():
+            stack.push_async_callback(sign_in.close)
         supervisor = Supervisor(
             store=store,
             listeners=builder.listeners_for,
@@ -207,7 +209,7 @@ class _Builder:
         self._rng = rng
         self._room = Room(FETCHES, patience=FETCH_PATIENCE)
         self._ahead = asyncio.Semaphore(AHEAD)
-        self._sign_ins: dict[str, ApplicationSignIn] = {}
+        self.sign_ins: dict[str, ApplicationSignIn] = {}
 
     def dispatcher(self, sink: WebhookSink, webhook: Webhook) -> Dispatcher:
         health = self._daemon.health.sinks[sink.name] = SinkHealth(name=sink.name)
@@ -236,9 +238,9 @@ class _Builder:
         ]
 
     def _sign_in(self, name: str) -> ApplicationSignIn:
-        if name not in self._sign_ins:
-            self._sign_ins[name] = build_sign_in(self._config, name, self._run)
-        return self._sign_ins[name]
+        if name not in self.sign_ins:
+            self.sign_ins[name] = build_sign_in(self._config, name, self._run)
+        return self.sign_ins[name]
 
     def _intake(self, name: str, mailbox: Mailbox, folder: str) -> Intake:
         fetch = mailbox.fetch
@@ -307,7 +309,7 @@ def build_sign_in(config: Config, name: str, run: Callable[..., Any]) -> Applica
     )
 
 
-def build_source(
+def build_source(  # noqa: PLR0913 - each part is named once, here
     name: str,
     mailbox: Mailbox,
     folder: str,

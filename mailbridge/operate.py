@@ -105,6 +105,7 @@ def status(config: Config, health: Health | None, counts: Counts) -> dict[str, A
                     for folder in mailbox.fetch.folders
                     if mailbox.fetch.protocol != "none"
                 ],
+                counts.backlogs.get(name, 0),
             )
             for name, mailbox in config.mailboxes.items()
         ],
@@ -115,7 +116,9 @@ def status(config: Config, health: Health | None, counts: Counts) -> dict[str, A
     }
 
 
-def _mailbox(config: Config, name: str, folders: list[dict[str, Any]]) -> dict[str, Any]:
+def _mailbox(
+    config: Config, name: str, folders: list[dict[str, Any]], backlog: int
+) -> dict[str, Any]:
     mailbox = config.mailboxes[name]
     states = [folder["state"] for folder in folders]
     worst = next((str(sight) for sight in _WORST if sight in states), "not running")
@@ -137,6 +140,7 @@ def _mailbox(config: Config, name: str, folders: list[dict[str, Any]]) -> dict[s
         "last_message": max(messages) if messages else None,
         "throttled_until": worst_folder.get("throttled_until"),
         "next_try": worst_folder.get("next_try"),
+        "backlog": backlog,
         "gaps": sum(folder["gaps"] for folder in folders),
         "unsettled": sum(folder["unsettled"] for folder in folders),
         "folders": folders,

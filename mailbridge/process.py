@@ -1,4 +1,4 @@
-"""How the daemon's process treats its memory: what a long-lived program with large buffers needs."""
+"""How the daemon treats its memory: a long-lived process with large buffers."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def queue_retry(
     ctx: typer.Context,
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID…")] = None,
     *,
-    every: Annotated[bool, typer.Option("--all", help="Every dead or held delivery.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every dead letter.")] = False,
     webhook: Annotated[str | None, typer.Option(help="With --all: only this webhook.")] = None,
 ) -> None:
     """Queue dead or held deliveries again, by delivery number or webhook-id.

@@ -125,16 +125,17 @@ def _print_status(document: Mapping[str, Any]) -> None:
         say("no daemon runs; what follows is what the database holds")
     say()
     table(
-        ["mailbox", "state", "mode", "last check", "last message", "gaps", "throttled until"],
+        ["mailbox", "sign-in", "state", "mode", "last check", "last message", "backlog", "gaps"],
         [
             [
                 box["name"],
+                box["sign_in"],
                 box["state"],
                 box["mode"],
                 _ago(box["last_check"]),
                 _ago(box["last_message"]),
+                box["backlog"],
                 box["gaps"],
-                box["throttled_until"],
             ]
             for box in document["mailboxes"]
         ],
@@ -145,7 +146,9 @@ def _print_status(document: Mapping[str, Any]) -> None:
             say(f"  {box['name']}: {box['cause']} [{box['code']}]")
             if box["fix"]:
                 say(f"    fix: {box['fix']}")
-            if box["next_try"]:
+            if box["throttled_until"]:
+                say(f"    throttled until: {box['throttled_until']}")
+            elif box["next_try"]:
                 say(f"    next try: {box['next_try']}")
     say()
     table(
@@ -183,7 +186,7 @@ def _ago(text: str | None) -> str | None:
 # --- log and trace
 
 
-def log_(
+def log_(  # noqa: PLR0913 - the options of the command
     ctx: typer.Context,
     *,
     mailbox: Annotated[str | None, typer.Option(help="Only this mailbox.")] = None,

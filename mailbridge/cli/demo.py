@@ -105,6 +105,9 @@ class _Stage:
                 if number < 10 and await _either(stopped, daemon, seconds=0.7):  # noqa: PLR2004 - then all at once
                     break
             delivered = await self._all_delivered(stopped, daemon)
+            if stopped.done():
+                say("  stopped; nothing is kept")
+                return True
             self._sum_up(delivered, goes_on=not once)
             number = messages
             while not once and not await _either(stopped, daemon, seconds=PAUSE):

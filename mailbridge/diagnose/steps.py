@@ -25,7 +25,8 @@ from mailbridge.sign_in.application import ApplicationSignIn
 from mailbridge.sign_in.claims import claims
 from mailbridge.sign_in.entra_errors import refusal
 from mailbridge.sign_in.token_http import TokenHttp
-from mailbridge.sources.imap_connection import Connection, ImapServer
+from mailbridge.sources.imap import ImapServer
+from mailbridge.sources.imap_connection import Connection
 from mailbridge.sources.imap_wire import tls_context
 
 #: seconds for each of DNS, TCP and TLS

@@ -45,7 +45,17 @@ def counts(connection: sa.Connection) -> Counts:
     return Counts(
         sinks=tuple(SinkCount(sink=sink, **values) for sink, values in sorted(sinks.items())),
         folders=_folders(connection),
+        backlogs=_backlogs(connection),
     )
+
+
+def _backlogs(connection: sa.Connection) -> dict[str, int]:
+    backlogs: dict[str, int] = defaultdict(int)
+    for state in (DeliveryState.QUEUED, DeliveryState.CLAIMED, DeliveryState.HELD):
+        statement = sa.select(deliveries.c.mailbox, sa.func.count()).where(in_state(state))
+        for mailbox, count in connection.execute(statement.group_by(deliveries.c.mailbox)):
+            backlogs[mailbox] += count
+    return dict(backlogs)
 
 
 def _folders(connection: sa.Connection) -> tuple[FolderCount, ...]:

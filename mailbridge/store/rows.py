@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -123,6 +124,8 @@ class Counts:
 
     sinks: tuple[SinkCount, ...]
     folders: tuple[FolderCount, ...]
+    #: by mailbox: deliveries that are not over
+    backlogs: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,7 +43,8 @@ async def open_store(clock: Clock) -> AsyncIterator[OpenStore]:
     opened: list[Store] = []
 
     async def open_one(url: str, **settings: Any) -> Store:
-        store = await Store.open(url, **({"now": clock, "owner": "host:1"} | settings))
+        chosen: dict[str, Any] = {"now": clock, "owner": "host:1"} | settings
+        store = await Store.open(url, **chosen)
         opened.append(store)
         return store
 

@@ -67,7 +67,7 @@ async def _until_quiet(ledger: Ledger, source: Any, *, tries: int = 12) -> list[
 
 async def _until(there: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not there():  # noqa: ASYNC110 - the sandbox counts, it does not signal
+        while not there():
             await asyncio.sleep(0.01)
 
 
@@ -464,7 +464,7 @@ async def test_trouble_of_the_server_is_temporary(
 async def test_a_throttle_says_how_long(
     rig: SandboxRig,
     pool: ThreadPoolExecutor,
-    hang_up: bool,  # noqa: FBT001 - a table
+    hang_up: bool,
 ) -> None:
     """The server's milliseconds, as seconds, whichever command it answers."""
     await _filled(rig, 3)

@@ -133,9 +133,10 @@ def intake(folder: Folder, store: Any, *, settles: bool = True) -> Intake:
     )
 
 
-async def _render_here(function: Any, deliveries: Sequence[Delivery]) -> Sequence[Rendered]:
-    rendered: Sequence[Rendered] = await asyncio.to_thread(function, deliveries)
-    return rendered
+async def _render_here(
+    function: Callable[[Sequence[Delivery]], Sequence[Rendered]], arg: Sequence[Delivery]
+) -> Sequence[Rendered]:
+    return await asyncio.to_thread(function, arg)
 
 
 def dispatcher(hook: Hook, store: Any, now: Callable[[], datetime] = utc_now) -> Dispatcher:
@@ -321,8 +322,8 @@ async def test_what_is_refused_three_times_is_a_dead_letter_and_is_told(store: S
     for _ in range(3):
         await store.requeue(all_dead=True)
         async with Running(dispatcher(hook, store)) as subject:
-            await until(lambda: bool(hook.got))
-            await until(lambda s=subject: s.health.dead + s.health.deferred > 0)
+            health = subject.health
+            await until(lambda health=health: health.dead + health.deferred > 0)  # type: ignore[misc]  # the default binds the loop's present value
         with_time = [row.id for row in await store.deliveries(state="deferred")]
         for row in with_time:
             await _make_due(store, row)

@@ -89,7 +89,7 @@ async def test_without_an_answer_the_mail_waits(script: Script, says: str) -> No
 
 
 @pytest.mark.parametrize("uvloop", [False, True])
-def test_both_event_loops(uvloop: bool) -> None:  # noqa: FBT001 - parametrised
+def test_both_event_loops(uvloop: bool) -> None:
     """The daemon's uvloop and the standard loop come to the same outcomes."""
 
     async def everything() -> list[str]:
@@ -143,7 +143,7 @@ async def test_a_hanging_receiver_delays_no_other_delivery() -> None:
 
     async with receiving(stuck) as receiver, sink_to(receiver.url()) as sink:
         hanging = [asyncio.create_task(attempt(sink, delivery(n))) for n in range(7)]
-        while len(receiver.requests) < 7:  # noqa: ASYNC110 - the receiver has no event for it
+        while len(receiver.requests) < 7:
             await asyncio.sleep(0.01)
         outcomes = [await attempt(sink, delivery(n)) for n in range(20)]
         assert not any(task.done() for task in hanging)
@@ -191,7 +191,7 @@ async def test_cancelling_an_attempt_leaves_the_sink_usable() -> None:
         sink_to(receiver.url(), concurrency=1) as sink,
     ):
         task = asyncio.create_task(attempt(sink))
-        while not receiver.requests:  # noqa: ASYNC110 - the receiver has no event for it
+        while not receiver.requests:
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
