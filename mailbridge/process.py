@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import platform
 from typing import Final
+
+import structlog
+
+log = structlog.get_logger()
 
 #: parameters of mallopt(3)
 _M_TRIM_THRESHOLD: Final = -1
@@ -24,7 +27,14 @@ def spare_memory() -> None:
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    libc = ctypes.CDLL(None)
+    try:
+        import ctypes
+
+        libc = ctypes.CDLL(None)
+    except (ImportError, MemoryError, OSError) as error:
+        # A hardened unit may forbid what older libffi needs. It works without, only fatter.
+        log.warning("memory.not_spared", reason=type(error).__name__)
+        return
     libc.mallopt(_M_ARENA_MAX, 1)
     libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
     libc.mallopt(_M_TRIM_THRESHOLD, _LARGE)
