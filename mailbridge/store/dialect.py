@@ -53,8 +53,8 @@ def write_raw(connection: sa.Connection, table: sa.Table, rows: list[tuple[int, 
     ours, by a binary COPY, which SQLAlchemy has no words for.
     """
     if connection.dialect.name != "postgresql":
-        names = [column.name for column in table.c]
-        connection.execute(table.insert(), [dict(zip(names, row, strict=True)) for row in rows])
+        names = ", ".join(column.name for column in table.c)
+        connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES (?, ?)", rows)  # noqa: S608 - our own names
         return
     driver: Any = connection.connection.driver_connection
     try:

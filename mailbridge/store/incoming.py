@@ -25,6 +25,7 @@ from mailbridge.model import (
     RawMessage,
 )
 from mailbridge.store.dialect import chunks, insert, upsert, write_raw
+from mailbridge.store.driver import Many, among
 from mailbridge.store.scan import message_id, storable
 from mailbridge.store.tables import (
     Kept,
@@ -40,14 +41,18 @@ from mailbridge.store.tables import (
 
 MAIL: Final = "mail.received"
 
-_IDS: Final[sa.BindParameter[Any]] = sa.bindparam("ids", expanding=True)
-_KNOWN: Final = sa.select(messages.c.id).where(messages.c.id.in_(_IDS))
-_NUMBERS: Final = sa.select(messages.c.id, messages.c.pk).where(messages.c.id.in_(_IDS))
+_KNOWN: Final = sa.select(messages.c.id).where(among(messages.c.id))
+_NUMBERS: Final = sa.select(messages.c.id, messages.c.pk).where(among(messages.c.id))
+_MESSAGES: Final = Many(
+    messages.insert(),
+    *("id", "mailbox", "folder", "protocol", "uidvalidity", "uid", "uidl", "address"),
+    *("message_id", "received_at", "accepted_at", "size", "sha256", "settle", "routed", "kept"),
+)
 SINKS_OF: Final = sa.select(deliveries.c.sink).where(
     sa.text("deliveries.message IS NULL"),
     deliveries.c.event_id == sa.bindparam("id", type_=sa.Text),
 )
-_CLOSE_GAPS: Final = gaps.delete().where(gaps.c.id.in_(_IDS))
+_CLOSE_GAPS: Final = gaps.delete().where(among(gaps.c.id))
 _NOW: Final = sa.bindparam("now", type_=sa.BigInteger)
 # The rows are made inside the database: through the driver they would cost more than the rest.
 _ROUTE: Final = deliveries.insert().from_select(
@@ -73,7 +78,7 @@ _ROUTE: Final = deliveries.insert().from_select(
         sa.literal(0),
         _NOW,
     )
-    .where(messages.c.id.in_(_IDS))
+    .where(among(messages.c.pk))
     .order_by(messages.c.pk),
 )
 
@@ -104,10 +109,11 @@ def accept(
         "settle": Settle.WANTED if settles else Settle.NOT_WANTED,
     }
     if new:
-        _write_messages(connection, new, batch.sinks, common)
-        _write_raw(connection, new)
-        for sink in sorted(set(batch.sinks)):
-            _route(connection, list(new), batch.mailbox, sink, now)
+        sinks = sorted(set(batch.sinks))
+        _write_messages(connection, new, common | {"routed": len(sinks)})
+        numbers = _write_raw(connection, new)
+        for sink in sinks:
+            _route(connection, numbers, batch.mailbox, sink, now)
     known = {key: value for key, value in renamed.items() if key not in stored and key not in new}
     if known:
         _write_known(connection, known, common)
@@ -124,46 +130,38 @@ def accept(
 
 
 def _already(connection: sa.Connection, ids: list[str]) -> set[str]:
-    found: set[str] = set()
-    for chunk in chunks(ids):
-        found.update(connection.execute(_KNOWN, {"ids": chunk}).scalars())
-    return found
+    return set(connection.execute(_KNOWN, {"ids": ids}).scalars().all())
 
 
 def _write_messages(
-    connection: sa.Connection,
-    new: dict[str, RawMessage],
-    sinks: Sequence[str],
-    common: dict[str, Any],
+    connection: sa.Connection, new: dict[str, RawMessage], common: dict[str, Any]
 ) -> None:
-    rows = [
-        common
-        | _place(message.ref, key)
-        | {
-            "message_id": message_id(message.raw),
-            "received_at": None if message.received_at is None else micros(message.received_at),
-            "size": len(message.raw),
-            "sha256": hashlib.sha256(message.raw).hexdigest(),
-            "routed": len(set(sinks)),
-            "kept": Kept.RAW,
-        }
-        for key, message in new.items()
-    ]
-    connection.execute(messages.insert(), rows)
+    address, now = common["address"], common["accepted_at"]
+    settle, routed = common["settle"], common["routed"]
+    rows = []
+    for key, message in new.items():
+        ref, content = message.ref, message.raw
+        received_at = None if message.received_at is None else micros(message.received_at)
+        place = (ref.mailbox, storable(ref.folder), ref.protocol)
+        uids = (ref.uidvalidity, ref.uid, storable(ref.uidl))
+        about = (message_id(content), received_at, now, len(content))
+        digest = hashlib.sha256(content).hexdigest()
+        rows.append((key, *place, *uids, address, *about, digest, settle, routed, Kept.RAW))
+    _MESSAGES.run(connection, rows)
 
 
-def _write_raw(connection: sa.Connection, new: dict[str, RawMessage]) -> None:
-    numbers: dict[str, int] = {}
-    for ids in chunks(list(new)):
-        numbers.update(tuple(row) for row in connection.execute(_NUMBERS, {"ids": ids}))
-    write_raw(connection, raw, [(numbers[key], message.raw) for key, message in new.items()])
+def _write_raw(connection: sa.Connection, new: dict[str, RawMessage]) -> list[int]:
+    """Write the bytes of messages; returns their numbers."""
+    found = connection.execute(_NUMBERS, {"ids": list(new)}).all()
+    rows = sorted((number, new[key].raw) for key, number in found)
+    write_raw(connection, raw, rows)
+    return [number for number, _ in rows]
 
 
-def _route(connection: sa.Connection, new: list[str], mailbox: str, sink: str, now: int) -> None:
+def _route(connection: sa.Connection, new: list[int], mailbox: str, sink: str, now: int) -> None:
     """Queue new messages for a sink, in the order in which they were read."""
-    for ids in chunks(new):
-        first = next_sequence(connection, mailbox, sink, len(ids))
-        connection.execute(_ROUTE, {"ids": ids, "sink": sink, "first": first, "now": now})
+    first = next_sequence(connection, mailbox, sink, len(new))
+    connection.execute(_ROUTE, {"ids": new, "sink": sink, "first": first, "now": now})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,8 +252,8 @@ def _write_known(
 
 
 def _close_gaps(connection: sa.Connection, ids: list[str]) -> None:
-    for chunk in chunks(ids):
-        connection.execute(_CLOSE_GAPS, {"ids": chunk})
+    if ids:
+        connection.execute(_CLOSE_GAPS, {"ids": ids})
 
 
 @cache

@@ -27,6 +27,7 @@ from mailbridge.model import (
     StoredMail,
 )
 from mailbridge.store.dialect import chunks, clock
+from mailbridge.store.driver import among
 from mailbridge.store.tables import (
     ALONE_AFTER,
     POISON_AFTER,
@@ -42,8 +43,6 @@ QUEUED: Final = sa.text("deliveries.state = 'queued'")
 CLAIMED: Final = sa.text("deliveries.state = 'claimed'")
 _ALONE: Final = sa.text(f"deliveries.rescues >= {ALONE_AFTER}")
 _NOT_ALONE: Final = deliveries.c.rescues < ALONE_AFTER
-
-_IDS: Final[sa.BindParameter[Any]] = sa.bindparam("ids", expanding=True)
 
 
 def _due_statement(suspect: sa.ColumnElement[bool] | sa.TextClause) -> sa.Select[Any]:
@@ -73,7 +72,7 @@ _CLAIMED_DELIVERIES: Final = sa.select(
             *("attempts", "first_due_at", "sequence", "replay", "fence"),
         )
     )
-).where(deliveries.c.pk.in_(_IDS))
+).where(among(deliveries.c.pk))
 _CLAIMED_MAILS: Final = (
     sa.select(
         *(
@@ -86,7 +85,7 @@ _CLAIMED_MAILS: Final = (
         raw.c.bytes,
     )
     .join_from(messages, raw, messages.c.pk == raw.c.message)
-    .where(messages.c.pk.in_(_IDS))
+    .where(among(messages.c.pk))
 )
 NEXT_DUE: Final = sa.select(sa.func.min(deliveries.c.due_at)).where(
     QUEUED, deliveries.c.sink == sa.bindparam("sink", type_=sa.Text)
@@ -124,18 +123,18 @@ def claim(
         DUE_ALONE if wanted.alone else DUE,
         {"sink": sink, "now": now, "limit": 1 if wanted.alone else wanted.limit},
     )
-    ids = _within(due, wanted.max_bytes)
+    ids = _within(due.all(), wanted.max_bytes)
     if not ids:
         return []
     connection.execute(
         _claim_statement(connection, now),
         {"ids": ids, "me": owner, "lease": round(wanted.lease * 1_000_000)},
     )
-    rows = {row[0]: row for row in connection.execute(_CLAIMED_DELIVERIES, {"ids": ids})}
+    rows = {row[0]: row for row in connection.execute(_CLAIMED_DELIVERIES, {"ids": ids}).all()}
     numbers = [row[1] for row in rows.values() if row[1] is not None]
     mails: dict[int, StoredMail] = {}
     if numbers:
-        found = connection.execute(_CLAIMED_MAILS, {"ids": numbers})
+        found = connection.execute(_CLAIMED_MAILS, {"ids": numbers}).all()
         mails = {row[0]: _read_mail(row) for row in found}
     lost = [row[0] for row in rows.values() if row[1] is not None and row[1] not in mails]
     if lost:
@@ -146,7 +145,7 @@ def claim(
 def _claim_statement(connection: sa.Connection, now: int) -> sa.Update:
     return (
         deliveries.update()
-        .where(deliveries.c.pk.in_(_IDS))
+        .where(among(deliveries.c.pk))
         .values(
             state=DeliveryState.CLAIMED.value,
             owner=sa.bindparam("me"),
@@ -156,7 +155,7 @@ def _claim_statement(connection: sa.Connection, now: int) -> sa.Update:
     )
 
 
-def _within(due: Iterable[tuple[int, int]], max_bytes: int) -> list[int]:
+def _within(due: Iterable[sa.Row[int, int]], max_bytes: int) -> list[int]:
     """Return the leading deliveries whose bytes fit together, at least one."""
     ids: list[int] = []
     total = 0

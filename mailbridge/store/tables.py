@@ -8,6 +8,7 @@ they got there is said in ``migrations``, and a test holds the two together.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 import sqlalchemy as sa
@@ -29,6 +30,8 @@ def micros(moment: datetime) -> int:
     return (moment - EPOCH) // _TICK
 
 
+# The mails of a batch share their times, and are read in one go.
+@lru_cache(maxsize=256)
 def moment(value: int) -> datetime:
     """Return the aware UTC time of an integer from the tables."""
     return EPOCH + timedelta(microseconds=value)
