@@ -67,7 +67,7 @@ def mail_event(
 
 
 def mail_data(mail: StoredMail, message: ParsedMessage, settings: EventSettings) -> dict[str, Any]:
-    """Return the ``data`` object of ``mail.received``; inline contents are ``orjson.Fragment``."""
+    """Return the ``data`` object of ``mail.received``."""
     verdict = judge(message)
     return {
         **_place(mail, settings),
@@ -109,7 +109,9 @@ def notice_event(type_: str, id_: str, mailbox: str, at: datetime, data: dict[st
 
 def stamp(moment: datetime) -> str:
     """Return an instant as RFC 3339 in UTC with milliseconds."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def _place(mail: StoredMail, settings: EventSettings) -> dict[str, Any]:
@@ -199,9 +201,9 @@ def _attachments(
     return listed
 
 
-def _base64(content: bytes) -> orjson.Fragment:
-    # Nothing in base64 needs escaping, so the JSON string is made without looking at it again.
-    return orjson.Fragment(b'"%b"' % binascii.b2a_base64(content, newline=False))
+def _base64(content: bytes) -> str:
+    # As an ASCII string: orjson looks through one faster than a fragment's quotes are put around.
+    return binascii.b2a_base64(content, newline=False).decode("ascii")
 
 
 def _dumped(body: dict[str, Any]) -> bytes:

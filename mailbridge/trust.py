@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from mailbridge.parse.parsed import Address, Header, ParsedMessage
@@ -83,8 +84,9 @@ def judge(message: ParsedMessage, *, own_hosts: Sequence[str] = EXCHANGE_ONLINE)
     """Judge a message by its headers. ``own_hosts`` are suffixes of the servers we believe."""
     named: dict[str, list[Header]] = {}
     for header in message.headers:
-        if header.key in _TELLING:
-            named.setdefault(header.key, []).append(header)
+        key = header[3]
+        if key in _TELLING:
+            named.setdefault(key, []).append(header)
     found = (
         authentication(message, own_hosts=own_hosts)
         if "authentication-results" in named
@@ -248,6 +250,8 @@ _LETTERS = re.compile(r"[^\W\d_]+")
 _PUNYCODE = re.compile(r"xn--[a-z0-9-]{1,59}")
 _ADDRESS_LIKE = re.compile(r"[^\s@<>]@[^\s@<>]+\.[^\s@<>]")
 _SUBJECT_CHARACTERS: Final = 2000
+#: characters of a name up to which its judgement is remembered
+_REMEMBERED: Final = 200
 
 
 def _trust(message: ParsedMessage) -> dict[str, Any]:
@@ -261,7 +265,7 @@ def _trust(message: ParsedMessage) -> dict[str, Any]:
         "from_count": max(len(authors), message.from_fields),
         "from_ambiguous": message.from_ambiguous,
         "bidi_controls": any(_BIDI.search(text) for text in foreign),
-        "mixed_script": any(_mixed(text) for text in shown),
+        "mixed_script": any([_remembered(text) for text in shown]),  # noqa: C419 - two, nearly always
         "display_name_has_address": any(_names_another(author) for author in authors),
     }
 
@@ -272,6 +276,16 @@ def _names_another(author: Address) -> bool:
         return False
     shown = author.name.strip().strip("'\"").lower()
     return shown != (author.address or "").lower() and bool(_ADDRESS_LIKE.search(shown))
+
+
+def _remembered(text: str) -> bool:
+    return _short(text) if len(text) < _REMEMBERED else _mixed(text)
+
+
+@lru_cache(maxsize=1024)
+def _short(text: str) -> bool:
+    # A mailbox gets mail from the same senders, each with the same name.
+    return _mixed(text)
 
 
 def _mixed(text: str) -> bool:

@@ -234,7 +234,8 @@ def parameters(value: str, findings: Findings) -> tuple[str, Mapping[str, str]]:
 
     RFC 2231 continuations and charsets are put together, and win over the plain form.
     """
-    if len(value) < _REMEMBERED and "*" not in value:
+    # A boundary is never seen again; remembering it would only drive out what is.
+    if len(value) < _REMEMBERED and "*" not in value and "boundary" not in value:
         return _remembered(value)
     return _parameters(value, findings)
 

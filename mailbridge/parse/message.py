@@ -46,12 +46,11 @@ def _parse(raw: bytes, findings: Findings) -> ParsedMessage:
     start = header_fields.preamble(raw, findings)
     section = header_fields.section(raw, start, findings)
     headers = tuple(header_fields.headers(section, findings))
-    topmost = {header.key: header for header in reversed(headers)}
-    first = {key: header.raw for key, header in topmost.items()}
+    first = {key: raw for _, _, raw, key in reversed(headers)}
     root = parts.root_of(first, findings)
     leaves, parser = _body(root, raw, min(section.body_at, len(raw)), findings)
     content = _content(leaves, findings)
-    subject = topmost["subject"].value if "subject" in topmost else None
+    subject = next((value for _, value, _, key in headers if key == "subject"), None)
     return _message(headers, first, subject, root, content, parser, findings)
 
 
@@ -107,7 +106,8 @@ def _lines(text: Body) -> Body:
     """Let lines end in a line feed alone, as strings do everywhere but on the wire."""
     if "\r" not in text.content:
         return text
-    return text._replace(content=text.content.replace("\r\n", "\n"))
+    content, label, cut, size = text
+    return Body("\n".join(content.split("\r\n")), label, cut, size)
 
 
 def _attachment(leaf: parts.Leaf, declared: str, findings: Findings) -> Attachment:
@@ -158,7 +158,7 @@ def _message(  # noqa: PLR0913, PLR0917 - the pieces of one message, put togethe
         to=recipients["to"],
         cc=recipients["cc"],
         bcc=recipients["bcc"],
-        delivered_to=tuple([h.value for h in headers if h.key == "delivered-to"]),
+        delivered_to=tuple([value for _, value, _, key in headers if key == "delivered-to"]),
         subject=subject,
         date=moment,
         date_raw=date_raw,
@@ -197,7 +197,7 @@ class _Authors(NamedTuple):
 
 
 def _authors(headers: tuple[Header, ...], findings: Findings) -> _Authors:
-    raws = [header.raw for header in headers if header.key == "from"]
+    raws = [raw for _, _, raw, key in headers if key == "from"]
     fields = [addresses.parse(raw, findings) for raw in raws]
     found = tuple([address for field in fields for address in field.addresses])
     ambiguous = any([field.ambiguous for field in fields])  # noqa: C419 - of one, nearly always

@@ -23,7 +23,8 @@ def text_of(markup: str) -> tuple[str, bool]:
     Tags, scripts and comments are dropped, in one pass and up to a number of tags, so that a
     page of nothing but brackets costs no more than any other.
     """
-    flat = markup.replace("\r\n", " ") if "\r" in markup else markup
+    # Splitting and joining finds the line ends once; replacing counts them first.
+    flat = " ".join(markup.split("\r\n")) if "\r" in markup else markup
     if "\n" in flat or "\r" in flat:
         flat = flat.replace("\n", " ").replace("\r", " ")
     at = flat.find("<")
