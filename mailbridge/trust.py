@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mailbridge.parse.parsed import Address, Header, ParsedMessage
 
@@ -53,8 +52,7 @@ _TELLING: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Authentication:
+class Authentication(NamedTuple):
     """What the receiving service found out; ``None`` where it says nothing or two things.
 
     ``aligned`` is the one to decide by: there is exactly one author, and DMARC passed for the
@@ -71,8 +69,7 @@ class Authentication:
     aligned: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The ``auth``, ``trust`` and ``auto`` objects of an event."""
 
     auth: dict[str, Any]
@@ -93,15 +90,7 @@ def judge(message: ParsedMessage, *, own_hosts: Sequence[str] = EXCHANGE_ONLINE)
         else _NOBODY
     )
     return Verdict(
-        auth={
-            "source": found.source,
-            "authserv_id": found.authserv_id,
-            "spf": found.spf,
-            "dkim": found.dkim,
-            "dmarc": found.dmarc,
-            "compauth": found.compauth,
-            "aligned": found.aligned,
-        },
+        auth=found._asdict(),
         trust=_trust(message),
         auto=_auto(message, named),
     )
@@ -130,35 +119,22 @@ def authentication(
         dmarc=_only(dmarc),
         compauth=_only(compauth),
     )
-    return said if not _aligned(message, said, results) else _with_alignment(said)
-
-
-def _with_alignment(said: Authentication) -> Authentication:
-    return Authentication(
-        source=said.source,
-        authserv_id=said.authserv_id,
-        spf=said.spf,
-        dkim=said.dkim,
-        dmarc=said.dmarc,
-        compauth=said.compauth,
-        aligned=True,
-    )
+    return said if not _aligned(message, said, results) else said._replace(aligned=True)
 
 
 def _believed(headers: Iterable[Header], own_hosts: tuple[str, ...]) -> str | None:
     """Return the topmost Authentication-Results if only our own hops stand around it."""
     field: str | None = None
-    for header in headers:
-        name = header.key
+    for _, _, raw, name in headers:
         if name == "authentication-results" and field is None:
-            field = header.raw
+            field = raw
         elif name == "received":
-            by = _BY.search(header.raw)
+            by = _BY.search(raw)
             if by is None or not _ours(by[1], own_hosts):
                 return None
             if field is not None:
                 return field
-            sender = _FROM.match(header.raw)
+            sender = _FROM.match(raw)
             if sender is not None and not _ours(sender[1], own_hosts):
                 # Here the mail entered; all that stands below was written by the sender.
                 return None
@@ -169,8 +145,7 @@ def _ours(host: str, own_hosts: tuple[str, ...]) -> bool:
     return host.lower().rstrip(".").endswith(own_hosts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Result:
+class _Result(NamedTuple):
     value: str
     properties: dict[str, str]
 

@@ -58,7 +58,7 @@ def _body(
     root: parts.Root, raw: bytes, body_at: int, findings: Findings
 ) -> tuple[list[parts.Leaf], Literal["fast", "tolerant"]]:
     # What the fast way finds wrong before it gives up is found again by the other one.
-    tentative = Findings(dict(findings.defects), dict(findings.limits))
+    tentative = Findings(findings.defects.copy(), findings.limits.copy())
     try:
         leaves = fast.leaves_of(root, raw, body_at, tentative)
     except parts.Refused:

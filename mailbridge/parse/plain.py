@@ -81,7 +81,11 @@ def _tidied(text: str) -> str:
     ]
     if len(lines) == 1:
         return lines[0]
-    text = "\n".join(lines).strip()
-    while "\n\n\n" in text:
-        text = text.replace("\n\n\n", "\n\n")
-    return text
+    # One blank line at most, and none at the ends; the lines themselves are stripped.
+    kept: list[str] = []
+    for line in lines:
+        if line or (kept and kept[-1]):
+            kept.append(line)
+    if kept and not kept[-1]:
+        kept.pop()
+    return "\n".join(kept)
