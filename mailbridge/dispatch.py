@@ -56,8 +56,14 @@ SHORTEST: Final = 0.1
 #: seconds that outcomes wait for company, so that one commit serves many; a single delivery
 #: does not wait. It widens the window in which a crash repeats a delivery by as much.
 COMPANY: Final = 0.02
+#: how often they wait as long again while more is ready to be sent: a commit costs as much
+#: whether it serves one or a hundred, and in a backlog the next hundred are on their way
+AGAIN: Final = 4
 #: outcomes that are company enough
 ENOUGH: Final = 64
+#: seconds until suspects get a turn although the queue is never empty, and until their next
+SUSPECTS_EVERY: Final = 60.0
+SUSPECTS_AGAIN: Final = 1.0
 #: answers like 401 or 404 in a row before the sink is reported in the log
 ALERT_AFTER: Final = 3
 
@@ -87,7 +93,7 @@ class Room:
 class Dispatcher:
     """One sink. ``run`` returns only when ``stop`` is set and everything in hand is resolved."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the composition root names each once
         self,
         *,
         sink: Sink,
@@ -116,6 +122,7 @@ class Dispatcher:
         self._done: list[Resolution] = []
         self._done_event = asyncio.Event()
         self._feeding = True
+        self._suspects_turn = time.monotonic() + SUSPECTS_EVERY
         #: when the heartbeat last went round, for the watchdog
         self.moved_at = now()
 
@@ -166,20 +173,20 @@ class Dispatcher:
         )
 
     async def _claim(self) -> Sequence[Delivery]:
-        if self._full():
+        turn = time.monotonic() >= self._suspects_turn
+        if self._full() or (turn and self._hand):
             return ()
         try:
-            claimed = await self._store.claim(
-                self.name,
-                limit=self._room.deliveries - len(self._hand),
-                max_bytes=self._room.size - self._hand_size,
-                lease=LEASE,
-            )
+            claimed: Sequence[Delivery] = ()
+            if not turn:
+                claimed = await self._claim_some(alone=False)
             if not claimed and not self._hand:
-                # A delivery that was in hand at three deaths of the daemon is tried alone.
-                claimed = await self._store.claim(
-                    self.name, limit=1, max_bytes=0, lease=LEASE, alone=True
-                )
+                # What was in hand at three deaths of the daemon is tried apart from the rest.
+                claimed = await self._claim_some(alone=True)
+                wait = SUSPECTS_AGAIN if claimed else SUSPECTS_EVERY
+                self._suspects_turn = time.monotonic() + wait
+                if turn and not claimed:
+                    claimed = await self._claim_some(alone=False)
         except StoreRefused:
             raise
         except MailbridgeError as error:
@@ -191,6 +198,15 @@ class Dispatcher:
             self._hand[delivery.id] = delivery
             self._hand_size += _size(delivery)
         return claimed
+
+    async def _claim_some(self, *, alone: bool) -> Sequence[Delivery]:
+        return await self._store.claim(
+            self.name,
+            limit=self._room.deliveries - len(self._hand),
+            max_bytes=self._room.size - self._hand_size,
+            lease=LEASE,
+            alone=alone,
+        )
 
     async def _render(self, claimed: Sequence[Delivery]) -> None:
         for rendered in await self._run_blocking(self._sink.render, claimed):
@@ -319,14 +335,22 @@ class Dispatcher:
     async def _resolve_all(self) -> None:
         while self._feeding or self._done or self._hand:
             await self._done_event.wait()
-            if self._feeding and len(self._done) < min(ENOUGH, len(self._hand)):
-                await asyncio.sleep(COMPANY)
+            await self._company()
             self._done_event.clear()
             done, self._done = self._done, []
             if done:
                 await self._resolve(done)
                 self._forget([resolution.delivery for resolution in done])
                 self._woken.set()
+
+    async def _company(self) -> None:
+        """Let a few outcomes wait for more; longer while there is a backlog."""
+        for _ in range(1 + AGAIN):
+            if not self._feeding or len(self._done) >= min(ENOUGH, len(self._hand)):
+                return
+            await asyncio.sleep(COMPANY)
+            if self._ready.empty():
+                return
 
     async def _resolve(self, done: Sequence[Resolution]) -> None:
         """Write outcomes, however long the store takes to accept them: they have happened."""

@@ -36,7 +36,7 @@ class Intake:
     Raises the errors of ``mailbridge.errors``; whoever runs it backs off and calls it again.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the composition root names each once
         self,
         *,
         source: Source,

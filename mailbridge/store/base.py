@@ -63,7 +63,9 @@ class DispatchStore(Protocol):
         At least one is returned if any is due, however large; more only while the sum of raw
         bytes stays within ``max_bytes``. The claim is committed before this returns.
         Deliveries that were in hand at three deaths of the daemon in a row are passed over,
-        unless ``alone``: then at most one of those is returned, and nothing else.
+        unless ``alone``: then only such suspects are returned, few at a time, and by
+        themselves once a few more deaths have not cleared them. A caller that asks for them
+        has nothing else in hand.
         """
 
     async def renew(self, deliveries: Sequence[Delivery], *, lease: float) -> None:

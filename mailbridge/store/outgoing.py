@@ -5,7 +5,7 @@
     queued ──claim──▶ claimed ──Done──▶ delivered
        ▲                │ │ └───Dead──▶ dead ──requeue──▶ queued
        │                │ └────Retry──▶ queued, due later
-       └─lease expired──┘      (rescue; alone after 3 in a row, dead after 10)
+       └─lease expired──┘      (rescue; apart after 3 in a row, dead after 10)
 
 A claim carries the ``fence`` of its delivery. Every later write about it names that number, so
 an owner that lost its lease and comes back late changes nothing.
@@ -30,7 +30,9 @@ from mailbridge.store.dialect import chunks, clock
 from mailbridge.store.driver import among
 from mailbridge.store.tables import (
     ALONE_AFTER,
+    GROUP,
     POISON_AFTER,
+    SINGLE_AFTER,
     deliveries,
     messages,
     moment,
@@ -42,6 +44,9 @@ from mailbridge.store.tables import (
 QUEUED: Final = sa.text("deliveries.state = 'queued'")
 CLAIMED: Final = sa.text("deliveries.state = 'claimed'")
 _ALONE: Final = sa.text(f"deliveries.rescues >= {ALONE_AFTER}")
+_GROUPED: Final = sa.text(
+    f"deliveries.rescues >= {ALONE_AFTER} AND deliveries.rescues < {SINGLE_AFTER}"
+)
 _NOT_ALONE: Final = deliveries.c.rescues < ALONE_AFTER
 
 
@@ -63,6 +68,7 @@ def _due_statement(suspect: sa.ColumnElement[bool] | sa.TextClause) -> sa.Select
 
 DUE: Final = _due_statement(_NOT_ALONE)
 DUE_ALONE: Final = _due_statement(_ALONE)
+DUE_GROUPED: Final = _due_statement(_GROUPED)
 
 _CLAIMED_DELIVERIES: Final = sa.select(
     *(
@@ -119,11 +125,7 @@ def claim(
     connection: sa.Connection, sink: str, wanted: Wanted, owner: str, now: int
 ) -> list[Delivery]:
     """See ``DispatchStore.claim``."""
-    due = connection.execute(
-        DUE_ALONE if wanted.alone else DUE,
-        {"sink": sink, "now": now, "limit": 1 if wanted.alone else wanted.limit},
-    )
-    ids = _within(due.all(), wanted.max_bytes)
+    ids = _due(connection, sink, wanted, now)
     if not ids:
         return []
     connection.execute(
@@ -140,6 +142,18 @@ def claim(
     if lost:
         bury(connection, lost, "its raw bytes are gone", now)
     return [_read_delivery(rows[number], mails) for number in ids if number not in lost]
+
+
+def _due(connection: sa.Connection, sink: str, wanted: Wanted, now: int) -> list[int]:
+    """Choose what to claim. A death among suspects leaves few to ask, and then one."""
+    asked = {"sink": sink, "now": now}
+    if not wanted.alone:
+        due = connection.execute(DUE, asked | {"limit": wanted.limit}).all()
+    else:
+        few = min(wanted.limit, GROUP)
+        due = connection.execute(DUE_GROUPED, asked | {"limit": few}).all()
+        due = due or connection.execute(DUE_ALONE, asked | {"limit": 1}).all()
+    return _within(due, wanted.max_bytes)
 
 
 def _claim_statement(connection: sa.Connection, now: int) -> sa.Update:

@@ -16,8 +16,11 @@ import sqlalchemy as sa
 #: the revision of ``migrations`` that this code reads and writes
 SCHEMA: Final = "0001"
 
-#: a delivery rescued this often in a row is claimed alone
+#: a delivery rescued this often in a row is a suspect, claimed apart from the others: first
+#: with so many other suspects, since most are innocent, and later by itself
 ALONE_AFTER: Final = 3
+GROUP: Final = 16
+SINGLE_AFTER: Final = 6
 #: and this often: it goes to the dead letters
 POISON_AFTER: Final = 10
 

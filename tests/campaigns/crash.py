@@ -76,7 +76,7 @@ class Verdict:
     drained: float = 0.0
     broken: list[str] = field(default_factory=list)
 
-    def require(self, holds: bool, sentence: str) -> None:
+    def require(self, holds: bool, sentence: str) -> None:  # noqa: FBT001 - reads like an assert
         """Note a broken promise."""
         if not holds:
             self.broken.append(sentence)

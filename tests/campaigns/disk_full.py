@@ -81,7 +81,7 @@ class Verdict:
     said: str = ""
     broken: list[str] = field(default_factory=list)
 
-    def require(self, holds: bool, sentence: str) -> None:
+    def require(self, holds: bool, sentence: str) -> None:  # noqa: FBT001 - reads like an assert
         """Note a broken promise."""
         if not holds:
             self.broken.append(sentence)
@@ -184,7 +184,7 @@ def _build(
 class _Course:
     """The steps of one run, in the order in which ``run`` calls them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of the set-up, each used by several steps
         self,
         *,
         plan: Plan,

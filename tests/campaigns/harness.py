@@ -275,7 +275,7 @@ class Pacer:
             while not self._over.wait(max(0.0, due - time.monotonic())):
                 self._work()
                 due += self._gap
-        except BaseException as failure:
+        except BaseException as failure:  # noqa: BLE001 - handed to whoever stops the thread
             self._failure = failure
 
 

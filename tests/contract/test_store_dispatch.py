@@ -159,18 +159,27 @@ async def test_released_claims_are_due_at_once_and_no_rescue(store: Store) -> No
     assert (row.rescues, row.attempts, row.owner, row.lease_until) == (0, 0, None, None)
 
 
-async def test_a_suspect_is_claimed_alone(store: Store) -> None:
-    """After three deaths in a row a delivery comes alone, and the others are not held up."""
-    await accept(store, [1, 2])
+async def test_suspects_are_claimed_apart(store: Store) -> None:
+    """After three deaths in a row deliveries come few at a time; the others are not held up."""
+    await accept(store, list(range(1, 21)))
     for _ in range(3):
-        await claim(store, lease=0.0, limit=2)
+        await claim(store, lease=0.0, limit=20)
         await store.rescue()
-    await accept(store, [3])
-    assert uids(await claim(store)) == [3]
-    assert uids(await claim(store, alone=True)) == [1]
-    (second,) = await claim(store, alone=True)
-    assert uids([second]) == [2]
+    await accept(store, [21])
+    assert uids(await claim(store)) == [21]
+    assert uids(await claim(store, alone=True, limit=256)) == list(range(1, 17))
+    assert uids(await claim(store, alone=True, limit=256)) == [17, 18, 19, 20]
     assert await claim(store, alone=True) == []
+
+
+async def test_after_more_deaths_a_suspect_is_claimed_by_itself(store: Store) -> None:
+    """What dies with the daemon again and again is singled out, so that it takes nobody along."""
+    await accept(store, [1, 2])
+    for death in range(6):
+        await claim(store, lease=0.0, alone=death >= 3)
+        await store.rescue()
+    assert uids(await claim(store, alone=True)) == [1]
+    assert uids(await claim(store, alone=True)) == [2]
 
 
 async def test_an_outcome_ends_the_suspicion(store: Store, clock: Clock) -> None:

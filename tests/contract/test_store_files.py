@@ -1,6 +1,7 @@
 """The SQLite files: who may write them, what damage looks like, a full disk, copies."""
 
 # Nothing else runs on the loop of these tests, so they may look at files in between.
+# ruff: noqa: ASYNC220, ASYNC240
 
 from __future__ import annotations
 

@@ -71,6 +71,7 @@ async def plan(store: Store, statement: sa.Select[Any], **parameters: Any) -> st
 HOT: list[tuple[str, sa.Select[Any], dict[str, Any], str]] = [
     ("claim", outgoing.DUE, {"sink": "erp", "now": 2**62, "limit": 50}, "deliveries_due"),
     ("alone", outgoing.DUE_ALONE, {"sink": "erp", "now": 2**62, "limit": 1}, "deliveries_alone"),
+    ("few", outgoing.DUE_GROUPED, {"sink": "erp", "now": 2**62, "limit": 9}, "deliveries_alone"),
     ("next due", outgoing.NEXT_DUE, {"sink": "erp"}, "deliveries_due"),
     ("rescue", outgoing.LATE, {"at": 2**62}, "deliveries_claimed"),
     ("notify", incoming.SINKS_OF, {"id": "msg_9"}, "deliveries_notice"),

@@ -464,7 +464,7 @@ async def test_trouble_of_the_server_is_temporary(
 async def test_a_throttle_says_how_long(
     rig: SandboxRig,
     pool: ThreadPoolExecutor,
-    hang_up: bool,
+    hang_up: bool,  # noqa: FBT001 - a table
 ) -> None:
     """The server's milliseconds, as seconds, whichever command it answers."""
     await _filled(rig, 3)

@@ -405,3 +405,32 @@ async def test_a_bug_in_a_sink_keeps_the_mail(store: Store) -> None:
 
     [row] = await store.deliveries(state="deferred")
     assert row.last_reason == "internal error (ZeroDivisionError)"
+
+
+async def test_suspects_are_not_starved_by_a_busy_queue(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was in hand at three deaths gets its turn although new mail never stops coming."""
+    monkeypatch.setattr("mailbridge.dispatch.SUSPECTS_EVERY", 0.05)
+    [suspect] = await fill(store, 1)
+    for _ in range(3):
+        await store.claim("hook", limit=1, max_bytes=1 << 20, lease=0.0)
+        await store.rescue()
+    hook = Hook(concurrency=1)
+    uid = 1
+    async with Running(dispatcher(hook, store)) as subject:
+        async with asyncio.timeout(20):
+            while suspect not in hook.got:
+                messages = tuple(mail(uid + n) for n in range(1, 20))
+                uid += len(messages)
+                batch = Batch(
+                    mailbox="alarm",
+                    folder="INBOX",
+                    sinks=("hook",),
+                    messages=messages,
+                    checkpoint=checkpoint(uid),
+                )
+                await store.accept(batch, address="a@b.example", settles=False)
+                subject.wake()
+
+    assert suspect in hook.got

@@ -198,7 +198,7 @@ async def test_an_outage_is_bridged_by_the_old_token(desk: Desk, app: App, fault
         ),
     ],
 )
-async def test_trouble_on_the_way_is_no_rejected_credential(
+async def test_trouble_on_the_way_is_no_rejected_credential(  # noqa: PLR0913, PLR0917 - a table's columns
     desk: Desk,
     app: App,
     fault: str,

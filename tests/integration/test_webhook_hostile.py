@@ -89,7 +89,7 @@ async def test_without_an_answer_the_mail_waits(script: Script, says: str) -> No
 
 
 @pytest.mark.parametrize("uvloop", [False, True])
-def test_both_event_loops(uvloop: bool) -> None:
+def test_both_event_loops(uvloop: bool) -> None:  # noqa: FBT001 - parametrised
     """The daemon's uvloop and the standard loop come to the same outcomes."""
 
     async def everything() -> list[str]:

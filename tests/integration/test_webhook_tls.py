@@ -215,7 +215,7 @@ async def test_plain_text_where_tls_is_expected() -> None:
 
 
 @pytest.mark.parametrize("silent", [True, False])
-async def test_truncated_handshake(silent: bool) -> None:
+async def test_truncated_handshake(silent: bool) -> None:  # noqa: FBT001 - parametrised
     """A receiver that hangs or hangs up in the handshake costs the TLS deadline at most."""
     over = asyncio.Event()
 

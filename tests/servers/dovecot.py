@@ -56,7 +56,7 @@ class Dovecot:
     refusal by the auth process counts as ready.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a property of a server that some test needs
         self,
         rules: TokenRules,
         *,

@@ -116,7 +116,7 @@ def test_block_table(address: str, reach: str) -> None:
 @pytest.mark.parametrize("address", [*PUBLIC, *PRIVATE, *NEVER])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("allow_private", [False, True])
-def test_guard_follows_the_table(address: str, scheme: str, allow_private: bool) -> None:
+def test_guard_follows_the_table(address: str, scheme: str, allow_private: bool) -> None:  # noqa: FBT001 - parametrised
     """A public address needs https, allow_private adds the private, http is for those alone."""
     allowed = (address in PUBLIC and scheme == "https") or (address in PRIVATE and allow_private)
     refusal = Guard(scheme=scheme, allow_private=allow_private).refusal(address)

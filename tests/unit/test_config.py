@@ -180,7 +180,7 @@ def test_a_database_url_never_shows_its_password(read: Read) -> None:
         ),
     ],
 )
-def test_a_tenant_is_understood_in_every_form_that_guides_use(
+def test_a_tenant_is_understood_in_every_form_that_guides_use(  # noqa: PLR0913 - one parameter a column
     read: Read, tenant: str, cloud: str, authority: str, tenant_id: str, *, microsoft: bool
 ) -> None:
     """An id, a domain, a login URL and a token endpoint lead to the same authority."""

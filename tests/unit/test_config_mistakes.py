@@ -75,7 +75,9 @@ class Mistake:
     at: str = ""
 
 
-def m(old: str, new: str, path: str, says: str, fix: str, *, at: str = "") -> Mistake:
+def m(  # noqa: PLR0913 - the columns of the table below
+    old: str, new: str, path: str, says: str, fix: str, *, at: str = ""
+) -> Mistake:
     return Mistake(old=old, new=new, path=path, says=says, fix=fix, at=at)
 
 

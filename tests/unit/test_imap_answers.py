@@ -17,7 +17,7 @@ DATE = b'"21-Nov-2026 04:22:28 +0100"'
 
 def _slow(parts: list[Part]) -> dict[int, dict[bytes, object]]:
     wanted = {b"INTERNALDATE", b"BODY[]", b"RFC822.SIZE"}
-    parsed = parse_fetch_response(parts, False, True)
+    parsed = parse_fetch_response(parts, False, True)  # noqa: FBT003 - its signature
     return {
         uid: {name: value for name, value in row.items() if name in wanted}
         for uid, row in parsed.items()

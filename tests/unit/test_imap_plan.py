@@ -178,7 +178,7 @@ _NOTICE = (
         (b"", False),
     ],
 )
-def test_only_exchanges_own_notice_stands_in_for_a_message(raw: bytes, expected: bool) -> None:
+def test_only_exchanges_own_notice_stands_in_for_a_message(raw: bytes, expected: bool) -> None:  # noqa: FBT001 - a table
     """A mail that came from outside and quotes it is a mail."""
     assert is_stand_in(raw) is expected
 
@@ -219,7 +219,7 @@ def _head(*, name: str = "", after: float = 0, size: int = 4000) -> Head:
 def test_a_message_is_recognised_by_id_and_time_or_by_time_and_size(
     stored: Fingerprint,
     head: Head,
-    expected: bool,
+    expected: bool,  # noqa: FBT001 - a table
 ) -> None:
     """Size counts only where there is no Message-ID, and with a tolerance."""
     assert (Recognition([stored]).find(head) is not None) is expected
@@ -260,7 +260,7 @@ def test_what_nothing_matches_is_delivered_unless_it_is_the_baseline(
     baseline: int,
     since: date | None,
     age: timedelta,
-    expected: bool,
+    expected: bool,  # noqa: FBT001 - a table
 ) -> None:
     """`all` delivers everything, `new` what came since the watch began, a day from that day on."""
     checkpoint = Checkpoint(
@@ -285,7 +285,7 @@ def test_times_without_sense_are_no_times() -> None:
     assert as_utc(east) is None
     assert as_utc(b"21-Nov-2026") is None
     assert as_utc(datetime(2026, 11, 21, 13, tzinfo=_hours(1))) == MOMENT
-    assert as_utc(datetime(2026, 11, 21, 12)) == MOMENT
+    assert as_utc(datetime(2026, 11, 21, 12)) == MOMENT  # noqa: DTZ001 - the case at hand
 
 
 def _hours(count: int) -> timezone:

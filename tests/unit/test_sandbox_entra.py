@@ -57,7 +57,7 @@ def _acquire(
         return result
 
 
-async def acquire(
+async def acquire(  # noqa: PLR0913 - what a test may get wrong on purpose, by name
     tenant: Tenant,
     app: App,
     *,
