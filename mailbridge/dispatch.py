@@ -56,9 +56,6 @@ SHORTEST: Final = 0.1
 #: seconds that outcomes wait for company, so that one commit serves many; a single delivery
 #: does not wait. It widens the window in which a crash repeats a delivery by as much.
 COMPANY: Final = 0.02
-#: how often they wait as long again while more is ready to be sent: a commit costs as much
-#: whether it serves one or a hundred, and in a backlog the next hundred are on their way
-AGAIN: Final = 4
 #: outcomes that are company enough
 ENOUGH: Final = 64
 #: seconds until suspects get a turn although the queue is never empty, and until their next
@@ -335,22 +332,14 @@ class Dispatcher:
     async def _resolve_all(self) -> None:
         while self._feeding or self._done or self._hand:
             await self._done_event.wait()
-            await self._company()
+            if self._feeding and len(self._done) < min(ENOUGH, len(self._hand)):
+                await asyncio.sleep(COMPANY)
             self._done_event.clear()
             done, self._done = self._done, []
             if done:
                 await self._resolve(done)
                 self._forget([resolution.delivery for resolution in done])
                 self._woken.set()
-
-    async def _company(self) -> None:
-        """Let a few outcomes wait for more; longer while there is a backlog."""
-        for _ in range(1 + AGAIN):
-            if not self._feeding or len(self._done) >= min(ENOUGH, len(self._hand)):
-                return
-            await asyncio.sleep(COMPANY)
-            if self._ready.empty():
-                return
 
     async def _resolve(self, done: Sequence[Resolution]) -> None:
         """Write outcomes, however long the store takes to accept them: they have happened."""
