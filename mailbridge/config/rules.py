@@ -8,7 +8,7 @@ from datetime import date, timedelta
 from mailbridge.config.clouds import clash
 from mailbridge.config.mailboxes import Mailbox
 from mailbridge.config.models import App
-from mailbridge.config.problems import Map, Problems, did_you_mean
+from mailbridge.config.problems import Map, Problems, did_you_mean, shown
 from mailbridge.config.urls import holds_key
 from mailbridge.config.webhooks import Webhook
 
@@ -57,9 +57,11 @@ def check_references(document: Map, apps: Mapping[str, App], problems: Problems)
             continue
         path = ("mailboxes", name, "app")
         if app not in names:
-            guess = did_you_mean(app, names)
+            # What cannot be a name may be a secret that was pasted there.
+            fit = [name for name in names if shown(name) == name]
+            guess = did_you_mean(app, fit)
             fix = f"did you mean `{guess}`? " if guess else ""
-            fix += "Under apps stands: " + (", ".join(names) or "nothing") + "."
+            fix += "Under apps stands: " + (", ".join(map(shown, names)) or "nothing") + "."
             problems.add(path, "no app has this name", fix)
         elif app in apps and apps[app].credential is None:
             problems.add(
