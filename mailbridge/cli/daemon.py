@@ -77,6 +77,9 @@ def demo(
     Nothing leaves the machine and nothing is kept. Without --once it goes on, with an alarm
     every few seconds, until Ctrl-C.
     """
+    from mailbridge.process import start_without_garbage
+
+    start_without_garbage()
     from mailbridge.cli.demo import show
     from mailbridge.cli.main import settings
 

@@ -87,9 +87,11 @@ class _Stage:
     async def run_daemon(self, stop: asyncio.Event) -> None:
         from mailbridge.app import serve
         from mailbridge.config import load
+        from mailbridge.process import collect_seldom
 
         try:
-            await serve(load(self.home / "mailbridge.yaml"), stop=stop, environ={})
+            config = load(self.home / "mailbridge.yaml")
+            await serve(config, stop=stop, environ={}, on_ready=lambda _daemon: collect_seldom())
         except MailbridgeError as error:
             tell(f"mailbridge: {error}")
             raise
