@@ -189,8 +189,14 @@ class Recognition:
 
 
 def bare_id(message_id: str) -> str:
-    """Return a Message-ID without white space and angle brackets."""
-    return "".join(message_id.split()).strip("<>")
+    """Return a Message-ID without white space, angle brackets and what stands outside of them.
+
+    The store keeps no comment behind the bracket; with it, one mail would be taken for two.
+    """
+    text = "".join(message_id.split())
+    start = text.find("<")
+    stop = text.find(">", start)
+    return text[start + 1 : stop] if 0 <= start < stop else text.strip("<>")
 
 
 def _same(stored: Fingerprint, head: Head, *, named: bool) -> bool:

@@ -35,6 +35,7 @@ from mailbridge.sources.imap_plan import (
     Recognition,
     Suspects,
     as_utc,
+    bare_id,
     batches,
     halves,
     is_stand_in,
@@ -439,3 +440,18 @@ def test_a_parsers_complaint_is_not_repeated() -> None:
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("written", "bare"),
+    [
+        pytest.param("<a@b.example>", "a@b.example", id="usual"),
+        pytest.param(" <a@b\r\n .example> (by hand)", "a@b.example", id="folded-with-comment"),
+        pytest.param("a@b.example", "a@b.example", id="no-brackets"),
+        pytest.param("<a@b.example", "a@b.example", id="half-a-bracket"),
+        pytest.param("", "", id="none"),
+    ],
+)
+def test_a_message_id_is_compared_without_its_wrapping(written: str, bare: str) -> None:
+    """Server and store write one Message-ID in different ways; a renumbering finds it again."""
+    assert bare_id(written) == bare
