@@ -162,7 +162,7 @@ def test_what_looks_like_a_credential_is_masked(
         fail(text)
     except RuntimeError:
         logger.exception("failed")
-    logging.getLogger("foreign.library").warning("said %s", text)
+    logging.getLogger("foreign.package").warning("said %s", text)
     assert leak not in stream.getvalue()
     assert stream.getvalue().count("***") >= 5
 
