@@ -145,6 +145,9 @@ class Supervisor:
         if isinstance(error, PermanentError):
             await self._announce(intake)
         await asyncio.sleep(seconds)
+        # The next try has its own time to show progress; the failure itself began earlier.
+        health.next_try = None
+        health.wanted_since = self._now()
 
     def _say(self, intake: Intake, error: BaseException, seconds: float) -> None:
         health = intake.health

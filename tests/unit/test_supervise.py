@@ -188,6 +188,17 @@ async def test_a_check_without_progress_is_blindness() -> None:
 
 
 @pytest.mark.usefixtures("quick")
+async def test_a_retry_that_hangs_is_torn_down_too() -> None:
+    """After a first failure the next try hangs: it is cut like any other, and sight comes back."""
+    hung = Life("hung", Unavailable("no route"), asyncio.CancelledError(), None)
+    task = asyncio.create_task(supervisor(Notices()).run([hung]))  # type: ignore[list-item]
+
+    await run_until(task, lambda: hung.health.sight is Sight.OK)
+
+    assert hung.cancelled == 1
+
+
+@pytest.mark.usefixtures("quick")
 async def test_an_unknown_error_is_temporary() -> None:
     """A bug in the way of one message never stops the watch over its mailbox."""
     odd = Life("odd", ZeroDivisionError("oops"), None)
