@@ -165,9 +165,9 @@ class Dispatcher:
             stopping.cancel()
 
     def _full(self) -> bool:
-        return (
-            2 * len(self._hand) >= self._room.deliveries or 2 * self._hand_size >= self._room.size
-        )
+        # A single large mail is not fullness: while it hangs, those behind it go one by one.
+        large = len(self._hand) > 1 and 2 * self._hand_size >= self._room.size
+        return large or 2 * len(self._hand) >= self._room.deliveries
 
     async def _claim(self) -> Sequence[Delivery]:
         turn = time.monotonic() >= self._suspects_turn

@@ -434,3 +434,40 @@ async def test_suspects_are_not_starved_by_a_busy_queue(
                 subject.wake()
 
     assert suspect in hook.got
+
+
+async def test_a_large_mail_that_hangs_holds_up_no_other(store: Store) -> None:
+    """While one mail of megabytes waits for its answer, the small ones behind it arrive."""
+    large = RawMessage(
+        ref=MessageRef(mailbox="alarm", folder="INBOX", uidvalidity=14, uid=1),
+        raw=b"Subject: large\r\n\r\n" + b"x" * 3_000_000,
+        received_at=START,
+    )
+    small = tuple(mail(uid) for uid in range(2, 12))
+    hook = Hook(concurrency=2)
+    under_way, answered, plain = asyncio.Event(), asyncio.Event(), hook.deliver
+
+    async def deliver(rendered: Rendered, *, attempt: int) -> Outcome:
+        if rendered.delivery.event_id == large.ref.message_id:
+            under_way.set()
+            await answered.wait()
+        return await plain(rendered, attempt=attempt)
+
+    hook.deliver = deliver  # type: ignore[method-assign]  # one of them hangs
+    async with Running(dispatcher(hook, store)) as subject:
+        for messages in ((large,), small):
+            batch = Batch(
+                mailbox="alarm",
+                folder="INBOX",
+                sinks=("hook",),
+                messages=messages,
+                checkpoint=checkpoint(messages[-1].ref.uid),
+            )
+            await store.accept(batch, address="a@b.example", settles=False)
+            subject.wake()
+            await until(under_way.is_set)
+        await until(lambda: len(hook.got) == len(small))
+        answered.set()
+        await until(lambda: len(hook.got) == len(small) + 1)
+
+    assert hook.got[-1] == large.ref.message_id
