@@ -29,7 +29,7 @@ import structlog
 from mailbridge import __version__
 from mailbridge.config import Config, Mailbox, Webhook
 from mailbridge.dispatch import Dispatcher
-from mailbridge.errors import MailbridgeError, StoreRefused
+from mailbridge.errors import MailbridgeError, StoreRefused, TemporaryError
 from mailbridge.formats.native import NativeFormat
 from mailbridge.health import FolderHealth, Health, SinkHealth
 from mailbridge.http.control import control, socket_path
@@ -398,7 +398,11 @@ async def _purge(daemon: Daemon) -> None:
 
 async def _feed_watchdog(daemon: Daemon, supervisor: Supervisor, service: Service) -> None:
     """Feed systemd's watchdog, but only while the store answers and every loop moves."""
-    await daemon.store.checkpoint("", "")  # any round trip through the writing thread
+    try:
+        await daemon.store.checkpoint("", "")  # any round trip through the writing thread
+    except TemporaryError as error:
+        # A database that is away for a while is not a wedge, and a restart would not mend it.
+        log.warning("store.trouble", work="watchdog", error=str(error), code=error.code)
     now = utc_now()
     still = [d.name for d in daemon.dispatchers.values() if not _moved(d.moved_at, now)]
     if not _moved(supervisor.moved_at, now):
