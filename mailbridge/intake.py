@@ -11,7 +11,7 @@ again: a batch that was not committed is listed again, a settle that was not not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -96,7 +96,7 @@ class Intake:
             checkpoint = await self._store.checkpoint(self.mailbox, self.folder)
             gaps = await self._store.gaps_due(self.mailbox, self.folder, self._now())
             known = Known(checkpoint=checkpoint, gaps=gaps)
-            found = session.fetch(known, self._fingerprints)
+            found = session.fetch(known, self)
             async with aclosing(_one_ahead(found, self._ahead)) as batches:
                 async for batch in batches:
                     await self._accept(batch)
@@ -107,8 +107,17 @@ class Intake:
             raise
         self.health.proven(self._now())
 
-    async def _fingerprints(self, uidvalidity: int) -> Sequence[Fingerprint]:
+    async def fingerprints(self, uidvalidity: int) -> Sequence[Fingerprint]:
+        """See ``Memory``."""
         return await self._store.fingerprints(self.mailbox, self.folder, uidvalidity)
+
+    async def unknown(self, uidvalidity: int, uids: Sequence[int]) -> Sequence[int]:
+        """See ``Memory``."""
+        return await self._store.unknown(self.mailbox, self.folder, uidvalidity, uids)
+
+    async def uidls(self) -> Collection[str]:
+        """See ``Memory``."""
+        return await self._store.uidls(self.mailbox, self.folder)
 
     async def _accept(self, batch: Batch) -> None:
         if batch.vanished:

@@ -93,6 +93,7 @@ class Checkpoint:
 
     ``baseline_uid`` and ``since`` tell what lay in the folder before the watch began: UIDs up
     to ``baseline_uid`` are wanted only from INTERNALDATE ``since`` on (``None``: all of them).
+    POP3 leaves ``uidvalidity`` and ``uid`` 0: there, the set of known UIDLs is the checkpoint.
     ``watching_since`` is when the watch began; after a change of UIDVALIDITY, mail received
     after it and matched by nothing known is delivered, never baselined away.
     """
@@ -125,6 +126,9 @@ class Batch:
     whose message the store already has under another place (``known_as``, after a change of
     UIDVALIDITY): remembered, not delivered. ``gaps`` are written or updated, ``vanished`` are
     gaps that the server no longer lists. ``checkpoint`` replaces the folder's checkpoint.
+    ``swept`` says that the messages were found by a look-back sweep, behind the checkpoint.
+    POP3 has no UIDs to put a line between: ``before`` are UIDLs that lay there when the watch
+    began (remembered, not delivered), ``gone`` those that the server no longer lists.
     """
 
     mailbox: str
@@ -135,6 +139,9 @@ class Batch:
     known: tuple[tuple[MessageRef, str], ...] = ()
     gaps: tuple[Gap, ...] = ()
     vanished: tuple[MessageRef, ...] = ()
+    swept: bool = False
+    before: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

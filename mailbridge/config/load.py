@@ -26,7 +26,12 @@ from mailbridge.errors import ConfigError, Problem
 from mailbridge.log import register_secret
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_PORTS = {"implicit": 993, "starttls": 143}
+_PORTS = {
+    ("imap", "implicit"): 993,
+    ("imap", "starttls"): 143,
+    ("pop3", "implicit"): 995,
+    ("pop3", "starttls"): 110,
+}
 _HINTS = {
     "apps": "apps: {alarm-app: {tenant: …, client_id: …, credential: {client_secret: {env: …}}}}",
     "mailboxes": "mailboxes: {alarm: {address: alarm@feuerwehr.example, app: alarm-app}}",
@@ -198,7 +203,7 @@ def _complete(mailbox: Mailbox, app: App) -> Mailbox:
     server = server.model_copy(
         update={
             "host": server.host or CLOUDS[app.cloud].imap,
-            "port": server.port or _PORTS[server.tls],
+            "port": server.port or _PORTS.get((mailbox.fetch.protocol, server.tls), 0),
         }
     )
     return mailbox.model_copy(update={"fetch": mailbox.fetch.model_copy(update={"server": server})})

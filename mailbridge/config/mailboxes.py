@@ -65,10 +65,11 @@ def _after(value: Any) -> Any:
 class Fetch(Section):
     """How a mailbox is watched."""
 
-    protocol: Annotated[Literal["imap", "none"], later("pop3", what="protocol")] = Field(
-        "imap", description="imap or none"
+    protocol: Literal["imap", "pop3", "none"] = Field("imap", description="imap, pop3 or none")
+    push: StrictBool = Field(
+        True,  # noqa: FBT003 - pydantic takes the default by place
+        description="IMAP IDLE where the server has it; `every` stays on as a safety net",
     )
-    push: StrictBool = Field(True, description="IMAP IDLE; this version polls only")  # noqa: FBT003 - pydantic takes the default by place
     every: Interval = Field(
         timedelta(seconds=60),
         description="how often to look; 5s or more",
@@ -114,6 +115,10 @@ class Fetch(Section):
                 "move them to a folder that is not in `folders`.",
                 key="after",
             )
+        if self.protocol == "pop3" and tuple(self.folders) != ("INBOX",):
+            raise fault("POP3 shows the inbox only", "remove `folders`.", key="folders")
+        if self.protocol == "pop3" and self.after.action not in ("keep", "delete"):
+            raise fault("POP3 has neither flags nor folders", "write keep or delete.", key="after")
         if len(set(self.folders)) != len(self.folders):
             raise fault("a folder is named twice", "name it once.", key="folders")
         return self

@@ -78,11 +78,12 @@ def check_mailboxes(mailboxes: Mapping[str, Mailbox], problems: Problems) -> Non
         path = ("mailboxes", name)
         if mailbox.fetch.protocol == "none":
             message = "this mailbox fetches nothing, and this version does not send"
-            problems.warn((*path, "fetch", "protocol"), message, "write imap.")
+            problems.warn((*path, "fetch", "protocol"), message, "write imap or pop3.")
             continue
-        if mailbox.fetch.push and "push" in mailbox.fetch.model_fields_set:
-            message = "this version polls only; push begins with a later one"
-            problems.warn((*path, "fetch", "push"), message, "nothing to do; `every` is in force.")
+        written = mailbox.fetch.push and "push" in mailbox.fetch.model_fields_set
+        if mailbox.fetch.protocol == "pop3" and written:
+            message = "POP3 has no push; the mailbox is polled"
+            problems.warn((*path, "fetch", "push"), message, "use imap, or shorten `every`.")
         for folder in mailbox.fetch.folders:
             place = (mailbox.address.casefold(), folder)
             first = places.setdefault(place, name)

@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import date, datetime
 
@@ -18,7 +19,7 @@ import structlog
 
 from mailbridge.errors import Unavailable
 from mailbridge.model import Batch, Checkpoint, Gap, MessageRef
-from mailbridge.sources.base import Fingerprints, Known
+from mailbridge.sources.base import Known, Memory
 from mailbridge.sources.imap_driver import Driver
 from mailbridge.sources.imap_errors import Refused
 from mailbridge.sources.imap_fetcher import FATAL, Fetcher, Watch
@@ -32,6 +33,8 @@ class ImapSession:
 
     def __init__(self, watch: Watch, driver: Driver, *, expires_at: datetime) -> None:
         self.expires_at = expires_at
+        self.pushes = False
+        self.lasts = True
         self._watch = watch
         self._call = driver.call
         self._server = driver.connection
@@ -41,7 +44,7 @@ class ImapSession:
 
     # -- fetch --------------------------------------------------------------------------------
 
-    async def fetch(self, known: Known, fingerprints: Fingerprints) -> AsyncIterator[Batch]:
+    async def fetch(self, known: Known, memory: Memory) -> AsyncIterator[Batch]:
         """Yield what is new, then the gaps that can be closed now."""
         if not self._fresh:
             await self._call(self._server.refresh)
@@ -52,7 +55,7 @@ class ImapSession:
             checkpoint = await self._baseline()
             yield self._get.batch(checkpoint)
         elif checkpoint.uidvalidity != self._server.uidvalidity:
-            async with aclosing(self._renumbered(checkpoint, fingerprints)) as found:
+            async with aclosing(self._renumbered(checkpoint, memory)) as found:
                 async for batch in found:
                     yield batch
                     checkpoint = batch.checkpoint
@@ -136,18 +139,16 @@ class ImapSession:
 
     # -- another UIDVALIDITY ------------------------------------------------------------------
 
-    async def _renumbered(
-        self, old: Checkpoint, fingerprints: Fingerprints
-    ) -> AsyncGenerator[Batch, None]:
+    async def _renumbered(self, old: Checkpoint, memory: Memory) -> AsyncGenerator[Batch, None]:
         """Recognise what is stored, deliver what is not, draw the line anew at the end.
 
         All batches but the last keep the old checkpoint: after a crash it begins again, and
         what is stored or remembered by then is found under its new place.
         """
         server, limits = self._server, self._watch.limits
-        again = await fingerprints(server.uidvalidity)
+        again = await memory.fingerprints(server.uidvalidity)
         done, found_before = {one.uid for one in again}, {one.id for one in again}
-        stored = await fingerprints(old.uidvalidity)
+        stored = await memory.fingerprints(old.uidvalidity)
         recognition = Recognition([one for one in stored if one.id not in found_before])
         uids = await self._call(server.uids, 1)
         counts = {"listed": len(uids), "known": len(done), "delivered": 0, "baseline": 0}
@@ -193,6 +194,20 @@ class ImapSession:
             uid: heads.get(uid) or Head(uid=uid, message_id="", received_at=None, size=0)
             for uid in window
         }
+
+    # -- waiting ------------------------------------------------------------------------------
+
+    async def unchanged(self, checkpoint: Checkpoint) -> bool:
+        """See ``Session``."""
+        del checkpoint
+        return False
+
+    async def stand_by(self, woken: asyncio.Event, until: datetime) -> None:
+        """See ``Session``."""
+        left = (until - self._watch.now()).total_seconds()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, left)):
+                await woken.wait()
 
     # -- settle -------------------------------------------------------------------------------
 

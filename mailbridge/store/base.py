@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -32,6 +32,14 @@ class IntakeStore(Protocol):
         self, mailbox: str, folder: str, uidvalidity: int
     ) -> Sequence[Fingerprint]:
         """Return what the stored messages of one epoch are recognised by."""
+
+    async def unknown(
+        self, mailbox: str, folder: str, uidvalidity: int, uids: Sequence[int]
+    ) -> Sequence[int]:
+        """Return those of ``uids`` that are neither stored, nor remembered, nor in the gap list."""
+
+    async def uidls(self, mailbox: str, folder: str) -> Collection[str]:
+        """Return every POP3 UIDL that was dealt with: stored, in the gap list, or there before."""
 
     async def accept(self, batch: Batch, *, address: str, settles: bool) -> Accepted:
         """Make a batch durable: messages, raw bytes, deliveries, gaps and checkpoint in one commit.

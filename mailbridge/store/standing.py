@@ -75,6 +75,24 @@ def checkpoint(connection: sa.Connection, mailbox: str, folder: str) -> Checkpoi
     return None if row is None else read_checkpoint(row)
 
 
+def unknown(
+    connection: sa.Connection, mailbox: str, folder: str, uidvalidity: int, uids: Sequence[int]
+) -> list[int]:
+    """See ``IntakeStore.unknown``."""
+    if not uids:
+        return []
+    there: set[int] = set()
+    for table in (messages, gaps):
+        found = sa.select(table.c.uid).where(
+            table.c.mailbox == mailbox,
+            table.c.folder == storable(folder),
+            table.c.uidvalidity == uidvalidity,
+            table.c.uid.between(min(uids), max(uids)),
+        )
+        there.update(connection.execute(found).scalars())
+    return [uid for uid in uids if uid not in there]
+
+
 def gaps_due(connection: sa.Connection, mailbox: str, folder: str, now: int) -> list[Gap]:
     """See ``IntakeStore.gaps_due``."""
     rows = connection.execute(

@@ -144,6 +144,14 @@ class Store:
             lambda connection, _: standing.fingerprints(connection, mailbox, folder, uidvalidity)
         )
 
+    async def unknown(
+        self, mailbox: str, folder: str, uidvalidity: int, uids: Sequence[int]
+    ) -> Sequence[int]:
+        """Return those of ``uids`` that are neither stored, nor remembered, nor a gap."""
+        return await self._run(
+            lambda connection, _: standing.unknown(connection, mailbox, folder, uidvalidity, uids)
+        )
+
     async def accept(self, batch: Batch, *, address: str, settles: bool) -> Accepted:
         """Make a batch durable in one commit; see ``IntakeStore.accept``.
 

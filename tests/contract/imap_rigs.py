@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import imaplib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -219,6 +219,8 @@ class Ledger:
     known: dict[MessageRef, str] = field(default_factory=dict)
     gaps: dict[MessageRef, Gap] = field(default_factory=dict)
     vanished: list[MessageRef] = field(default_factory=list)
+    before: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
     batches: list[Batch] = field(default_factory=list)
 
     def accept(self, batch: Batch) -> None:
@@ -231,6 +233,8 @@ class Ledger:
             self.accepted[message.ref] = message
             self.gaps.pop(message.ref, None)
         self.known.update(dict(batch.known))
+        self.before.update(batch.before)
+        self.gone.update(batch.gone)
         for gap in batch.gaps:
             if gap.ref not in self.accepted:
                 self.gaps[gap.ref] = gap
@@ -260,10 +264,21 @@ class Ledger:
             if ref.uidvalidity == uidvalidity
         ]
 
+    async def unknown(self, uidvalidity: int, uids: Sequence[int]) -> Sequence[int]:
+        """Return the UIDs that are neither accepted, nor known, nor a gap."""
+        places = [*self.accepted, *self.known, *self.gaps]
+        there = {ref.uid for ref in places if ref.uidvalidity == uidvalidity}
+        return [uid for uid in uids if uid not in there]
+
+    async def uidls(self) -> Collection[str]:
+        """Return the UIDLs that were dealt with."""
+        listed = {ref.uidl for ref in [*self.accepted, *self.gaps] if ref.uidl}
+        return (listed | self.before) - self.gone
+
     async def fetch(self, session: Session, *, stop_after: int | None = None) -> None:
         """Look once and take in all that comes, or the first few batches only."""
         count = 0
-        async with aclosing(_generator(session.fetch(self.due(), self.fingerprints))) as batches:
+        async with aclosing(_generator(session.fetch(self.due(), self))) as batches:
             async for batch in batches:
                 self.accept(batch)
                 count += 1

@@ -307,7 +307,7 @@ async def test_a_message_that_is_gone_before_it_is_fetched_is_told(
         await rig.deliver(mail(number))
     ledger = Ledger()
     async with source_for(rig, pool, limits=FetchLimits(messages=1)).session() as session:
-        batches = session.fetch(Known(checkpoint=None), ledger.fingerprints)
+        batches = session.fetch(Known(checkpoint=None), ledger)
         ledger.accept(await anext(batches))
         ledger.accept(await anext(batches))
         await rig.expunge(2)

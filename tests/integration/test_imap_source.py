@@ -419,7 +419,7 @@ async def test_bodies_are_fetched_within_the_room_that_is_given(
     source = source_for(rig, pool, fetch_room=room, limits=FetchLimits(messages=2))
     async with source.session() as session:
         ledger = Ledger()
-        async for batch in session.fetch(ledger.due(), ledger.fingerprints):
+        async for batch in session.fetch(ledger.due(), ledger):
             ledger.accept(batch)
             assert room.entered == room.left
 
@@ -492,7 +492,7 @@ async def test_a_token_that_ends_amid_the_work_costs_a_session_only(
     source = source_for(rig, pool, limits=FetchLimits(messages=10))
     ledger = Ledger()
     async with source.session() as session:
-        batches = session.fetch(ledger.due(), ledger.fingerprints)
+        batches = session.fetch(ledger.due(), ledger)
         ledger.accept(await anext(batches))
         ledger.accept(await anext(batches))
         rig.tenant.faults.add("imap.token_expired", times=1)

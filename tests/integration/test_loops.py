@@ -29,7 +29,7 @@ from mailbridge.model import (
     Rendered,
 )
 from mailbridge.retry import POLICIES
-from mailbridge.sources.base import Fingerprints, Known
+from mailbridge.sources.base import Known, Memory
 from mailbridge.store.store import Store
 
 START = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
@@ -62,6 +62,7 @@ class Folder:
 
     mailbox, folder = "alarm", "INBOX"
     expires_at = datetime.max.replace(tzinfo=UTC)
+    pushes, lasts = False, True
 
     def __init__(self, *uids: int) -> None:
         self.uids = list(uids)
@@ -75,7 +76,7 @@ class Folder:
         self.sessions += 1
         yield self
 
-    async def fetch(self, known: Known, fingerprints: Fingerprints) -> AsyncGenerator[Batch, None]:
+    async def fetch(self, known: Known, memory: Memory) -> AsyncGenerator[Batch, None]:
         done = known.checkpoint.uid if known.checkpoint else 0
         for uid in [uid for uid in self.uids if uid > done]:
             if self.fail_after is not None and uid > self.fail_after:
@@ -83,6 +84,12 @@ class Folder:
             yield Batch(
                 mailbox="alarm", folder="INBOX", messages=(mail(uid),), checkpoint=checkpoint(uid)
             )
+
+    async def unchanged(self, checkpoint: Checkpoint) -> bool:
+        return False
+
+    async def stand_by(self, woken: asyncio.Event, until: datetime) -> None:
+        await woken.wait()
 
     async def settle(self, refs: Sequence[MessageRef]) -> Sequence[MessageRef]:
         self.on_settle()

@@ -166,10 +166,19 @@ MISTAKES = [
     ),
     m(
         "protocol: imap",
-        "protocol: pop3",
-        "mailboxes.alarm.fetch.protocol",
-        "not in this version",
-        "use another",
+        "protocol: pop3\n      folders: [INBOX, Archive]",
+        "mailboxes.alarm.fetch.folders",
+        "the inbox only",
+        "remove `folders`",
+        at="      folders: [INBOX, Archive]",
+    ),
+    m(
+        "protocol: imap",
+        "protocol: pop3\n      after: seen",
+        "mailboxes.alarm.fetch.after",
+        "neither flags nor folders",
+        "keep or delete",
+        at="      after: seen",
     ),
     m(
         "{host: outlook.office365.com}",
@@ -196,7 +205,7 @@ MISTAKES = [
         "protocol: smtp",
         "mailboxes.alarm.fetch.protocol",
         "none of the words",
-        "one of: imap, none",
+        "one of: imap, pop3, none",
     ),
     m(
         "protocol: imap",
@@ -690,7 +699,11 @@ def test_nothing_runs_without_apps_mailboxes_and_webhooks(
 
 
 WARNINGS = [
-    (("      protocol: imap", "      push: true"), "mailboxes.alarm.fetch.push", "polls only"),
+    (
+        ("      protocol: imap", "      protocol: pop3\n      push: true"),
+        "mailboxes.alarm.fetch.push",
+        "no push",
+    ),
     (("protocol: imap", "protocol: none"), "mailboxes.alarm.fetch.protocol", "fetches nothing"),
     (("2028-11-20", "2026-12-01"), "apps.main.credential.expires", "ends in 9 days"),
     (("2028-11-20", "2026-11-01"), "apps.main.credential.expires", "ended 21 days ago"),
