@@ -41,7 +41,8 @@ from mailbridge.schedule import Schedule
 from mailbridge.service import Service
 from mailbridge.sign_in.application import ApplicationSignIn
 from mailbridge.sinks.webhook import WebhookSink
-from mailbridge.sources.imap import FetchLimits, ImapServer, ImapSource
+from mailbridge.sources.imap import FetchLimits, ImapSource
+from mailbridge.sources.transport import MailServer
 from mailbridge.store.store import Store
 from mailbridge.supervise import Supervisor
 
@@ -325,7 +326,7 @@ def build_source(  # noqa: PLR0913 - each part is named once, here
         mailbox=name,
         address=mailbox.address,
         folder=folder,
-        server=ImapServer(host=server.host, port=server.port, tls=server.tls, ca=server.ca),
+        server=MailServer(host=server.host, port=server.port, tls=server.tls, ca=server.ca),
         token=sign_in.token,
         refresh=sign_in.force_refresh,
         start=fetch.start,

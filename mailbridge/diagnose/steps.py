@@ -25,9 +25,8 @@ from mailbridge.sign_in.application import ApplicationSignIn
 from mailbridge.sign_in.claims import claims
 from mailbridge.sign_in.entra_errors import refusal
 from mailbridge.sign_in.token_http import TokenHttp
-from mailbridge.sources.imap import ImapServer
 from mailbridge.sources.imap_connection import Connection
-from mailbridge.sources.imap_wire import tls_context
+from mailbridge.sources.transport import MailServer, tls_context
 
 #: seconds for each of DNS, TCP and TLS
 PHASE: Final = 10.0
@@ -139,9 +138,9 @@ class Diagnosis:
         )
 
     @property
-    def _server(self) -> ImapServer:
+    def _server(self) -> MailServer:
         server = self.config.mailboxes[self.name].fetch.server
-        return ImapServer(host=server.host, port=server.port, tls=server.tls, ca=server.ca)
+        return MailServer(host=server.host, port=server.port, tls=server.tls, ca=server.ca)
 
     # --- the steps, in order
 

@@ -20,9 +20,9 @@ from mailbridge.sources.imap_driver import Driver, Run, session_end
 from mailbridge.sources.imap_fetcher import Settling, Start, Watch
 from mailbridge.sources.imap_plan import FetchLimits, Suspects
 from mailbridge.sources.imap_session import ImapSession
-from mailbridge.sources.imap_wire import ImapServer
+from mailbridge.sources.transport import MailServer
 
-__all__ = ["FetchLimits", "ImapServer", "ImapSession", "ImapSource", "Settling", "Start"]
+__all__ = ["FetchLimits", "ImapSession", "ImapSource", "Settling", "Start"]
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +46,7 @@ class ImapSource:
         mailbox: str,
         address: str,
         folder: str,
-        server: ImapServer,
+        server: MailServer,
         token: TokenSource,
         refresh: Refresh,
         run: Run,

@@ -28,7 +28,8 @@ from mailbridge.sources.imap_errors import (
     sign_in_error,
 )
 from mailbridge.sources.imap_plan import COMMAND_LINE, Head, as_utc, windows
-from mailbridge.sources.imap_wire import Client, ImapServer, Line, Tls, tls_context
+from mailbridge.sources.imap_wire import Client
+from mailbridge.sources.transport import Line, MailServer, Tls, tls_context
 
 #: seconds
 CONNECT_TIMEOUT: Final = 10.0
@@ -62,7 +63,7 @@ def plain(name: str, value: str) -> str:
 class Connection:
     """A connection; ``open``, ``sign_in`` and ``select`` come first, in this order."""
 
-    def __init__(self, server: ImapServer) -> None:
+    def __init__(self, server: MailServer) -> None:
         self._server = server
         self._line = Line()
         self._busy = threading.Lock()

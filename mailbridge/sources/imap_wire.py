@@ -8,23 +8,17 @@ buffer instead; it counts what one command brings and stops a server that never 
 from __future__ import annotations
 
 import contextlib
-import functools
 import imaplib
 import io
 import socket
 import ssl
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
-import certifi
 from imapclient import IMAPClient, SocketTimeout
 
 from mailbridge.sources.imap_answers import Row, rows
-
-Tls = Literal["implicit", "starttls"]
+from mailbridge.sources.transport import Line, Tls, connect, secure
 
 #: bytes of one literal: Exchange Online's largest message (150 MB) and what base64 adds
 LARGEST_LITERAL: Final = 220 * 1024 * 1024
@@ -34,79 +28,6 @@ LONGEST_LINE: Final = 16 * 1024 * 1024
 LARGEST_ANSWER: Final = LARGEST_LITERAL + 64 * 1024 * 1024
 #: bytes that one read of a TLS connection brings at most
 TLS_RECORD: Final = 16384
-#: seconds of silence before the kernel asks whether a connection still lives
-KEEPALIVE: Final = 60
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImapServer:
-    """Where the mail lies. ``ca`` is a PEM file that replaces the system's authorities."""
-
-    host: str = "outlook.office365.com"
-    port: int = 993
-    tls: Tls = "implicit"
-    ca: Path | None = None
-
-
-def tls_context(ca: Path | None) -> ssl.SSLContext:
-    """Return a context that verifies chain and name, TLS 1.2 or newer.
-
-    ``ca`` replaces the system's authorities. Environment variables are not asked: what a
-    daemon trusts stands in its configuration alone. Contexts are shared, since each holds
-    all authorities in memory; a changed file gives a new one. Raises ``OSError``.
-    """
-    return _context(ca, 0 if ca is None else ca.stat().st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=8)
-def _context(ca: Path | None, _changed_at: int) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca is not None:
-        context.load_verify_locations(cafile=str(ca))
-        return context
-    system = ssl.get_default_verify_paths()
-    if Path(system.openssl_cafile).is_file():
-        context.load_verify_locations(cafile=system.openssl_cafile)
-    elif Path(system.openssl_capath).is_dir() and any(Path(system.openssl_capath).iterdir()):
-        context.load_verify_locations(capath=system.openssl_capath)
-    else:
-        context.load_verify_locations(cafile=certifi.where())
-    return context
-
-
-class Line:
-    """The socket of a connection, which any thread may cut."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self._cut = False
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether it was cut; nothing is read or written any more."""
-        return self._cut
-
-    def hold(self, sock: socket.socket) -> None:
-        """Remember the socket now in use; it is closed at once if the line was cut before."""
-        with self._lock:
-            self._socket = sock
-            if self._cut:
-                _shut(sock)
-
-    def cut(self) -> None:
-        """End every read and write that is under way in another thread."""
-        with self._lock:
-            self._cut = True
-            if self._socket is not None:
-                _shut(self._socket)
-
-
-def _shut(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        # Not SSLSocket.shutdown: it takes the TLS object away under the reading thread.
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 class Wire(imaplib.IMAP4):
@@ -131,29 +52,15 @@ class Wire(imaplib.IMAP4):
         super().__init__(host, port, timeout)
 
     def _create_socket(self, timeout: float | None = None) -> socket.socket:
-        sock = socket.create_connection((self.host, self.port), timeout)
+        assert timeout is not None  # noqa: S101 - __init__ gives it
+        sock = connect(self.host, self.port, line=self._line, timeout=timeout)
+        if not self._implicit:
+            return sock
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if hasattr(socket, "TCP_KEEPIDLE"):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE)
-            self._line.hold(sock)
-            return self._wrap(sock) if self._implicit else sock
+            return secure(sock, self._context, host=self.host, line=self._line)
         except BaseException:
             sock.close()
             raise
-
-    def _wrap(self, sock: socket.socket, context: ssl.SSLContext | None = None) -> ssl.SSLSocket:
-        wrapped = (context or self._context).wrap_socket(
-            sock, server_hostname=self.host, do_handshake_on_connect=False
-        )
-        try:
-            self._line.hold(wrapped)
-            wrapped.do_handshake()
-        except BaseException:
-            wrapped.close()
-            raise
-        return wrapped
 
     def starttls(self, ssl_context: ssl.SSLContext | None = None) -> tuple[Any, list[Any]]:
         """Change to TLS; whatever the server said before it is forgotten (RFC 3501, 6.2.1).
@@ -167,7 +74,7 @@ class Wire(imaplib.IMAP4):
         if self._pending():
             raise self.abort("bytes before the TLS handshake")
         self.untagged_responses.clear()
-        self.sock = self._wrap(self.sock, ssl_context)
+        self.sock = secure(self.sock, ssl_context or self._context, host=self.host, line=self._line)
         self._tls_established = True
         self._get_capabilities()
         return typ, data

@@ -24,7 +24,8 @@ from mailbridge.model import (
 from mailbridge.sandbox.directory import App
 from mailbridge.sandbox.tenant import Tenant
 from mailbridge.sources.base import Known, Session
-from mailbridge.sources.imap import ImapServer, ImapSource
+from mailbridge.sources.imap import ImapSource
+from mailbridge.sources.transport import MailServer
 from tests.servers.dovecot import Dovecot
 from tests.servers.tokens import Minter
 
@@ -49,7 +50,7 @@ def mail(number: int, *, size: int = 400, message_id: str | None = None) -> byte
 class Rig(Protocol):
     """A mail server with one mailbox, and how to look at it from the other side."""
 
-    server: ImapServer
+    server: MailServer
     address: str
 
     async def token(self) -> AccessToken:
@@ -80,7 +81,7 @@ class SandboxRig:
         self.tenant, self.app, self.address = tenant, app, address
         self.box = tenant.add_mailbox(address)
         tenant.grant(app, self.box)
-        self.server = ImapServer(host="localhost", port=tenant.imap.port, ca=tenant.ca_file)
+        self.server = MailServer(host="localhost", port=tenant.imap.port, ca=tenant.ca_file)
         self._audience = "https://outlook.office365.com"
 
     async def token(self) -> AccessToken:
@@ -123,7 +124,7 @@ class DovecotRig:
 
     def __init__(self, dovecot: Dovecot, minter: Minter, address: str) -> None:
         self.dovecot, self.minter, self.address = dovecot, minter, address
-        self.server = ImapServer(
+        self.server = MailServer(
             host="localhost", port=dovecot.imaps_port, ca=Path(dovecot.ca_file)
         )
         self._epoch = 1000

@@ -28,7 +28,8 @@ from mailbridge.sandbox.directory import App
 from mailbridge.sandbox.tenant import Tenant
 from mailbridge.sandbox.tokens import SigningKey
 from mailbridge.sign_in.application import ApplicationSignIn
-from mailbridge.sources.imap import FetchLimits, ImapServer
+from mailbridge.sources.imap import FetchLimits
+from mailbridge.sources.transport import MailServer
 from tests.contract.imap_rigs import Ledger, SandboxRig, mail, source_for
 from tests.servers.dovecot import Dovecot
 from tests.servers.faultproxy import Faults, fault_proxy
@@ -394,7 +395,7 @@ async def test_the_target_folder_is_made_once(rig: SandboxRig, pool: ThreadPoolE
 @pytest.mark.parametrize("text", ["IN\r\nBOX", "IN\nBOX", "IN\x00BOX", "IN\x01BOX"])
 def test_control_characters_are_refused(pool: ThreadPoolExecutor, text: str) -> None:
     """No name can smuggle a second command, or a second field into the credential."""
-    rig: Any = type("Nowhere", (), {"address": "a@b", "server": ImapServer(), "token": None})
+    rig: Any = type("Nowhere", (), {"address": "a@b", "server": MailServer(), "token": None})
     for place in ({"folder": text}, {"address": text}, {"after": "move", "move_to": text}):
         with pytest.raises(ValueError, match="control character"):
             source_for(rig, pool, **place)
@@ -623,7 +624,7 @@ async def test_a_reset_network_loses_nothing(
         )
 
     async with fault_proxy("127.0.0.1", dovecot.imaps_port) as proxy:
-        server = ImapServer(host="localhost", port=proxy.port, ca=Path(dovecot.ca_file))
+        server = MailServer(host="localhost", port=proxy.port, ca=Path(dovecot.ca_file))
         here: Any = type("Here", (), {"address": address, "server": server, "token": token})
         source = source_for(here, pool, limits=FetchLimits(messages=20))
         ledger, failures = Ledger(), 0
@@ -736,7 +737,7 @@ async def test_starttls_is_spoken_with_a_real_server(
             value=minter.mint_app(), expires_at=datetime.now(UTC) + timedelta(hours=1)
         )
 
-    server = ImapServer(
+    server = MailServer(
         host="127.0.0.2", port=dovecot.imap_port, tls="starttls", ca=Path(dovecot.ca_file)
     )
     here: Any = type("Here", (), {"address": address, "server": server, "token": token})

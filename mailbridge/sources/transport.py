@@ -1,0 +1,121 @@
+"""Sockets to mail servers: opened here, under TLS, cuttable by any thread.
+
+Both protocols use it, so that what is true of a connection (its trust, its keepalive, later
+its proxy) is true of all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+import ssl
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import certifi
+
+Tls = Literal["implicit", "starttls"]
+
+#: seconds of silence before the kernel asks whether a connection still lives
+KEEPALIVE: Final = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailServer:
+    """Where the mail lies. ``ca`` is a PEM file that replaces the system's authorities."""
+
+    host: str = "outlook.office365.com"
+    port: int = 993
+    tls: Tls = "implicit"
+    ca: Path | None = None
+
+
+def tls_context(ca: Path | None) -> ssl.SSLContext:
+    """Return a context that verifies chain and name, TLS 1.2 or newer.
+
+    ``ca`` replaces the system's authorities. Environment variables are not asked: what a
+    daemon trusts stands in its configuration alone. Contexts are shared, since each holds
+    all authorities in memory; a changed file gives a new one. Raises ``OSError``.
+    """
+    return _context(ca, 0 if ca is None else ca.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _context(ca: Path | None, _changed_at: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca is not None:
+        context.load_verify_locations(cafile=str(ca))
+        return context
+    system = ssl.get_default_verify_paths()
+    if Path(system.openssl_cafile).is_file():
+        context.load_verify_locations(cafile=system.openssl_cafile)
+    elif Path(system.openssl_capath).is_dir() and any(Path(system.openssl_capath).iterdir()):
+        context.load_verify_locations(capath=system.openssl_capath)
+    else:
+        context.load_verify_locations(cafile=certifi.where())
+    return context
+
+
+class Line:
+    """The socket of a connection, which any thread may cut."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._cut = False
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it was cut; nothing is read or written any more."""
+        return self._cut
+
+    def hold(self, sock: socket.socket) -> None:
+        """Remember the socket now in use; it is closed at once if the line was cut before."""
+        with self._lock:
+            self._socket = sock
+            if self._cut:
+                _shut(sock)
+
+    def cut(self) -> None:
+        """End every read and write that is under way in another thread."""
+        with self._lock:
+            self._cut = True
+            if self._socket is not None:
+                _shut(self._socket)
+
+
+def _shut(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        # Not SSLSocket.shutdown: it takes the TLS object away under the reading thread.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def connect(host: str, port: int, *, line: Line, timeout: float) -> socket.socket:
+    """Open a TCP connection for ``line``; ``timeout`` (seconds) stays on it; ``OSError``."""
+    sock = socket.create_connection((host, port), timeout)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE)
+        line.hold(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def secure(sock: socket.socket, context: ssl.SSLContext, *, host: str, line: Line) -> ssl.SSLSocket:
+    """Put TLS on ``sock``; it is closed when the handshake fails. Raises ``OSError``."""
+    wrapped = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    try:
+        line.hold(wrapped)
+        wrapped.do_handshake()
+    except BaseException:
+        wrapped.close()
+        raise
+    return wrapped
