@@ -22,8 +22,10 @@ from typing import Any, Self
 
 import yaml
 
+from mailbridge.errors import MailbridgeError
+from mailbridge.http.control import ask
 from mailbridge.sandbox.ca import Authority
-from mailbridge.sandbox.directory import App, Directory
+from mailbridge.sandbox.directory import TOKEN_LIFETIME, App, Directory
 from mailbridge.sandbox.entra import Entra
 from mailbridge.sandbox.faults import Faults
 from mailbridge.sandbox.tokens import SigningKey, TokenService
@@ -35,11 +37,14 @@ WEBHOOK = "sink"
 
 
 class Tenant:
-    """The sandbox's Entra on an event loop of its own, with one app that may read all mail."""
+    """The sandbox's Entra on an event loop of its own, with one app that may read all mail.
 
-    def __init__(self) -> None:
+    Its access tokens live ``token_life`` seconds.
+    """
+
+    def __init__(self, *, token_life: int = TOKEN_LIFETIME) -> None:
         self.directory = Directory()
-        self.app = App(name="campaign", audience=AUDIENCE)
+        self.app = App(name="campaign", audience=AUDIENCE, lifetime=token_life)
         self.app.add_secret()
         self.directory.add(self.app)
         self._key = SigningKey.generate()
@@ -97,7 +102,11 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """The configuration of one daemon, as far as campaigns and benchmarks vary it."""
+    """The configuration of one daemon, as far as campaigns and benchmarks vary it.
+
+    ``pop3`` names the mailboxes that are fetched by POP3, ``ports`` those whose server is
+    reached by another port, that of a proxy say.
+    """
 
     mailboxes: Mapping[str, str]
     webhook_url: str
@@ -105,6 +114,8 @@ class Setting:
     after: str = "keep"
     every: str = "60s"
     push: bool = False
+    pop3: frozenset[str] = frozenset()
+    ports: Mapping[str, int] = field(default_factory=dict)
     concurrency: int = 8
     attachments: Mapping[str, str] = field(
         default_factory=lambda: {"mode": "inline", "max": "25MB"}
@@ -113,19 +124,6 @@ class Setting:
 
 def document(setting: Setting, *, tenant: Tenant, ca: Path, dovecot: Dovecot) -> dict[str, Any]:
     """Return the configuration file as data; secrets come from the daemon's environment."""
-    fetch = {
-        "protocol": "imap",
-        "push": setting.push,
-        "every": setting.every,
-        "start": "all",
-        "after": setting.after,
-        "server": {
-            "host": dovecot.host,
-            "port": dovecot.imaps_port,
-            "tls": "implicit",
-            "ca": str(dovecot.ca_file),
-        },
-    }
     return {
         "state": {"database": setting.database},
         "http": {"listen": "off"},
@@ -142,7 +140,7 @@ def document(setting: Setting, *, tenant: Tenant, ca: Path, dovecot: Dovecot) ->
                 "address": address,
                 "app": "tenant-app",
                 "sign_in": "application",
-                "fetch": dict(fetch),
+                "fetch": _fetch(setting, name, dovecot),
             }
             for name, address in setting.mailboxes.items()
         },
@@ -154,6 +152,24 @@ def document(setting: Setting, *, tenant: Tenant, ca: Path, dovecot: Dovecot) ->
                 "concurrency": setting.concurrency,
                 "allow_private": True,
             }
+        },
+    }
+
+
+def _fetch(setting: Setting, name: str, dovecot: Dovecot) -> dict[str, Any]:
+    pop3 = name in setting.pop3
+    port = dovecot.pop3s_port if pop3 else dovecot.imaps_port
+    return {
+        "protocol": "pop3" if pop3 else "imap",
+        **({} if pop3 else {"push": setting.push}),
+        "every": setting.every,
+        "start": "all",
+        "after": setting.after,
+        "server": {
+            "host": dovecot.host,
+            "port": setting.ports.get(name, port),
+            "tls": "implicit",
+            "ca": str(dovecot.ca_file),
         },
     }
 
@@ -182,6 +198,15 @@ def command(config: Path) -> list[str]:
     """Return how the daemon is started: the console script beside this Python."""
     script = Path(sys.executable).with_name("mailbridge")
     return [str(script), "--log-format", "json", "--config", str(config), "run"]
+
+
+def status(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the mailboxes of a daemon's ``status`` by name; empty while it does not answer."""
+    try:
+        answer = asyncio.run(ask(folder / "mailbridge.sock", "status", {}))
+    except MailbridgeError:
+        return {}
+    return {row["name"]: row for row in answer["mailboxes"]} if answer else {}
 
 
 class Daemon:

@@ -41,6 +41,7 @@ class Receiver:
         self._file = journal.open("ab")
         self._lock = threading.Lock()
         self._receipts: list[Receipt] = []
+        self._tokens: dict[str, list[Receipt]] = {}
         self._requests = 0
         #: requests whose signature did not fit, and faults of the receiver itself
         self.forged: list[str] = []
@@ -63,6 +64,11 @@ class Receiver:
         """Return all that was accepted so far, in order."""
         with self._lock:
             return list(self._receipts)
+
+    def of_token(self, token: str) -> list[Receipt]:
+        """Return what came of one mail so far."""
+        with self._lock:
+            return list(self._tokens.get(token, ()))
 
     def by_token(self, tokens: Iterable[str]) -> dict[str, list[Receipt]]:
         """Return the receipts of mails, by the token in their Message-ID."""
@@ -119,6 +125,8 @@ class Receiver:
             self._file.flush()
             os.fdatasync(self._file.fileno())
             self._receipts.append(receipt)
+            token = receipt.message_id.strip("<>").partition("@")[0]
+            self._tokens.setdefault(token, []).append(receipt)
         return True
 
     def __enter__(self) -> Self:
