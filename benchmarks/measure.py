@@ -162,6 +162,11 @@ class Sink:
         """Ask what has come so far."""
         return Seen(**json.loads(self._ask("GET", "/stats")))
 
+    def times(self) -> dict[int, float]:
+        """Return when each number came first, by ``time.monotonic``."""
+        rows = (line.split() for line in self._ask("GET", "/times").decode().splitlines())
+        return {int(number): float(at) for number, at in rows}
+
     def wait_for(self, unique: int, timeout: float, *, given_up: Callable[[], bool]) -> None:
         """Wait until so many different messages were there, time is up, or nobody sends more."""
         deadline = time.monotonic() + timeout

@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import uvloop
 
@@ -30,7 +30,7 @@ class Counts:
 
     def clear(self) -> None:
         """Forget everything."""
-        self.numbers = bytearray(self.limit)
+        self.seen: dict[int, float] = {}
         self.requests = self.unique = self.other = self.bytes = 0
         self.first = self.last = 0.0
 
@@ -44,10 +44,9 @@ class Counts:
         found = TOKEN.search(body)
         if found is None:
             self.other += 1
-        elif (number := int(found[1])) < self.limit and not self.numbers[number]:
-            self.numbers[number] = 1
+        elif (number := int(found[1])) < self.limit and number not in self.seen:
+            self.seen[number] = self.last = time.monotonic()
             self.unique += 1
-            self.last = time.monotonic()
 
     def as_json(self) -> bytes:
         """Answer ``GET /stats``."""
@@ -55,6 +54,10 @@ class Counts:
             self.out.flush()
         names = ("requests", "unique", "other", "bytes", "first", "last")
         return json.dumps({name: getattr(self, name) for name in names}).encode()
+
+    def as_lines(self) -> bytes:
+        """Answer ``GET /times``: each number that came, and when it came first."""
+        return "".join(f"{number} {at:.6f}\n" for number, at in self.seen.items()).encode()
 
 
 class Peer(asyncio.Protocol):
@@ -67,8 +70,8 @@ class Peer(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport to answer on."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # uvloop's transports are of a family of their own; an ``isinstance`` would refuse them.
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Serve every request that is complete."""
@@ -95,6 +98,8 @@ class Peer(asyncio.Protocol):
         answer = b"{}"
         if head.startswith(b"GET /stats"):
             answer = self.counts.as_json()
+        elif head.startswith(b"GET /times"):
+            answer = self.counts.as_lines()
         elif head.startswith(b"POST /reset"):
             self.counts.clear()
         else:
