@@ -128,7 +128,8 @@ class Batch:
     gaps that the server no longer lists. ``checkpoint`` replaces the folder's checkpoint.
     ``swept`` says that the messages were found by a look-back sweep, behind the checkpoint.
     POP3 has no UIDs to put a line between: ``before`` are UIDLs that lay there when the watch
-    began (remembered, not delivered), ``gone`` those that the server no longer lists.
+    began, or are listed again after they were gone (remembered, not delivered), ``gone`` those
+    that the server no longer lists (remembered for a while).
     """
 
     mailbox: str

@@ -36,7 +36,10 @@ class Memory(Protocol):
         """Return those UIDs that are neither stored, nor remembered, nor in the gap list."""
 
     async def uidls(self) -> Collection[str]:
-        """Return every UIDL that was dealt with: stored, in the gap list, or there before."""
+        """Return every UIDL that was dealt with: stored, in the gap list, or there before.
+
+        Given as a mapping, its values say which were gone when a batch last told.
+        """
 
 
 class Session(Protocol):

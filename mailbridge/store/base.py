@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -38,8 +38,12 @@ class IntakeStore(Protocol):
     ) -> Sequence[int]:
         """Return those of ``uids`` that are neither stored, nor remembered, nor in the gap list."""
 
-    async def uidls(self, mailbox: str, folder: str) -> Collection[str]:
-        """Return every POP3 UIDL that was dealt with: stored, in the gap list, or there before."""
+    async def uidls(self, mailbox: str, folder: str) -> Mapping[str, bool]:
+        """Return every POP3 UIDL that was dealt with: stored, in the gap list, or there before.
+
+        The value says whether it was gone when a batch last told. Those are remembered for a
+        while, and are there again once a batch names them in ``before``.
+        """
 
     async def accept(self, batch: Batch, *, address: str, settles: bool) -> Accepted:
         """Make a batch durable: messages, raw bytes, deliveries, gaps and checkpoint in one commit.

@@ -24,6 +24,7 @@ from mailbridge.model import (
     Notice,
     RawMessage,
 )
+from mailbridge.store import uidls
 from mailbridge.store.dialect import chunks, insert, upsert, write_raw
 from mailbridge.store.driver import Many, among
 from mailbridge.store.scan import message_id, storable
@@ -125,6 +126,7 @@ def accept(
                 gaps.update().where(gaps.c.id.in_(ids), gaps.c.vanished_at.is_(None)),
                 {"vanished_at": now},
             )
+    uidls.write(connection, batch, now)
     _write_checkpoint(connection, batch.checkpoint, now=now, accepted=bool(new))
     return Accepted(new=len(new), known=len(batch.messages) - len(new))
 

@@ -3,18 +3,20 @@
 Two walks over the messages, oldest first: raw bytes go when every delivery is over and old
 enough, the rows of the log go later. Of a message in the present epoch of its folder the place
 stays for good (some 200 bytes): without it, a mail that still lies on the server would be
-accepted a second time.
+accepted a second time. Of a POP3 message its UIDL stays for as long as the server lists it. The
+rows of the last days stay in any case: a look-back asks for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from mailbridge.model import DeliveryState
+from mailbridge.store import uidls
 from mailbridge.store.dialect import chunks
 from mailbridge.store.queue import end
 from mailbridge.store.rows import Purged
@@ -28,6 +30,10 @@ from mailbridge.store.tables import (
     messages,
     raw,
 )
+
+#: microseconds for which the row of a message stays, whatever the settings: a sweep looks back
+#: over 48 hours and must recognise what it meets there
+LOOK_BACK: Final = 3 * 86_400 * 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,17 +60,20 @@ def purge(connection: sa.Connection, limits: Limits, walk: Walk, now: int) -> tu
     step = _step(connection, Kept.RAW, newest, walk.raw, limits.limit)
     freed, buried = _purge_raw(connection, [row.pk for row in step], limits, now)
     further = Walk(raw=_stand(step, limits.limit))
-    step = _step(connection, Kept.LOG, limits.log_before, walk.log, limits.limit)
+    old = min(limits.log_before, now - LOOK_BACK)
+    step = _step(connection, Kept.LOG, old, walk.log, limits.limit)
     forgotten = _forget(connection, step)
     further.log = _stand(step, limits.limit)
     notices = _purge_notices(connection, limits)
     connection.execute(gaps.delete().where(gaps.c.vanished_at < limits.log_before))
+    forgotten_uidls = uidls.purge(connection, now, limits.limit)
     done = Purged(
         raw=freed,
         dead_letters=buried,
         messages=forgotten,
         notices=notices,
-        more=further != Walk() or notices >= limits.limit,
+        uidls=forgotten_uidls,
+        more=further != Walk() or max(notices, forgotten_uidls) >= limits.limit,
     )
     return done, further
 
@@ -131,7 +140,7 @@ def _forget(connection: sa.Connection, step: Sequence[Any]) -> int:
             checkpoints.c.folder == messages.c.folder,
             checkpoints.c.uidvalidity == messages.c.uidvalidity,
         )
-        stays = sa.or_(messages.c.protocol == "pop3", current)
+        stays = sa.and_(messages.c.protocol != "pop3", current)
         connection.execute(
             messages.update()
             .where(messages.c.pk.in_(chunk), stays)

@@ -136,4 +136,6 @@ class Purged:
     dead_letters: int = 0
     messages: int = 0
     notices: int = 0
+    #: of POP3 mailboxes, long gone from the server
+    uidls: int = 0
     more: bool = False

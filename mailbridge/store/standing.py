@@ -78,16 +78,17 @@ def checkpoint(connection: sa.Connection, mailbox: str, folder: str) -> Checkpoi
 def unknown(
     connection: sa.Connection, mailbox: str, folder: str, uidvalidity: int, uids: Sequence[int]
 ) -> list[int]:
-    """See ``IntakeStore.unknown``."""
+    """See ``IntakeStore.unknown``; a gap that vanished is unknown, should it be listed again."""
     if not uids:
         return []
     there: set[int] = set()
-    for table in (messages, gaps):
+    for table, stands in ((messages, sa.true()), (gaps, gaps.c.vanished_at.is_(None))):
         found = sa.select(table.c.uid).where(
             table.c.mailbox == mailbox,
             table.c.folder == storable(folder),
             table.c.uidvalidity == uidvalidity,
             table.c.uid.between(min(uids), max(uids)),
+            stands,
         )
         there.update(connection.execute(found).scalars())
     return [uid for uid in uids if uid not in there]

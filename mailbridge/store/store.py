@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +27,7 @@ from mailbridge.model import (
 from mailbridge.store import (
     care,
     counting,
+    handing,
     incoming,
     lookup,
     outcomes,
@@ -36,6 +37,7 @@ from mailbridge.store import (
     rows,
     schema,
     standing,
+    uidls,
 )
 from mailbridge.store.access import Access
 from mailbridge.store.engine import Mode
@@ -152,6 +154,10 @@ class Store:
             lambda connection, _: standing.unknown(connection, mailbox, folder, uidvalidity, uids)
         )
 
+    async def uidls(self, mailbox: str, folder: str) -> Mapping[str, bool]:
+        """Return every POP3 UIDL that was dealt with, and whether the server lists it no more."""
+        return await self._read(lambda connection: uidls.known(connection, mailbox, folder))
+
     async def accept(self, batch: Batch, *, address: str, settles: bool) -> Accepted:
         """Make a batch durable in one commit; see ``IntakeStore.accept``.
 
@@ -190,24 +196,10 @@ class Store:
         given back as soon as the claim is through.
         """
         wanted = outgoing.Wanted(limit=limit, max_bytes=max_bytes, lease=lease, alone=alone)
-        running = asyncio.ensure_future(
-            self._run(
-                lambda connection, now: outgoing.claim(connection, sink, wanted, self._owner, now)
-            )
+        taking = self._run(
+            lambda connection, now: outgoing.claim(connection, sink, wanted, self._owner, now)
         )
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            undo = asyncio.ensure_future(self._give_back(running))
-            self._background.add(undo)
-            undo.add_done_callback(self._background.discard)
-            raise
-
-    async def _give_back(self, running: asyncio.Future[list[Delivery]]) -> None:
-        try:
-            await self.release(await running)
-        except Exception as error:  # noqa: BLE001 - nobody waits; the lease ends by itself
-            log.warning("store.claim_not_given_back", error=str(error))
+        return await handing.over(taking, self.release, self._background)
 
     async def renew(self, deliveries: Sequence[Delivery], *, lease: float) -> None:
         """Prolong the leases of claims still in hand (heartbeat)."""

@@ -14,7 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 #: the revision of ``migrations`` that this code reads and writes
-SCHEMA: Final = "0001"
+SCHEMA: Final = "0002"
 
 #: a delivery rescued this often in a row is a suspect, claimed apart from the others: first
 #: with so many other suspects, since most are innocent, and later by itself
@@ -284,6 +284,20 @@ sa.Index(
     sqlite_where=sa.text(_OPEN_GAP),
     postgresql_where=sa.text(_OPEN_GAP),
 )
+
+#: every POP3 UIDL that was dealt with: stored, a gap, or there before the watch began. It
+#: outlives the message's row, since a server may list a mail for years
+uidls: Final = sa.Table(
+    "uidls",
+    metadata,
+    sa.Column("mailbox", sa.Text, primary_key=True),
+    sa.Column("folder", sa.Text, primary_key=True),
+    sa.Column("uidl", sa.Text, primary_key=True),
+    # set when the server no longer lists it; retention takes it a good while later
+    sa.Column("gone_at", sa.BigInteger),
+    sqlite_with_rowid=False,
+)
+_partial_index("uidls_gone", "gone_at IS NOT NULL", uidls.c.gone_at)
 
 #: the last ``sequence`` given for a mailbox and a sink
 sequences: Final = sa.Table(

@@ -233,7 +233,18 @@ async def test_a_notice_can_be_replayed(store: Store) -> None:
 
 
 async def purge(store: Store, now: datetime, **limits: Any) -> Purged:
-    """Apply retention until it has nothing left to do; returns the sum."""
+    """Apply retention at this moment until it has nothing left to do; returns the sum."""
+    clock = store._now
+    assert isinstance(clock, Clock)
+    before = clock()
+    clock.set(now)
+    try:
+        return await purge_all(store, now, **limits)
+    finally:
+        clock.set(before)
+
+
+async def purge_all(store: Store, now: datetime, **limits: Any) -> Purged:
     wanted = {"delivered": 30, "dead": 90, "log": 180} | limits
     size = wanted.pop("limit", 500)
     total = Purged()
