@@ -10,7 +10,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint check format lock crash-test kill-test power-cut disk-full \
-    bench bench-parse corpus-test dist clean servers runtime dev
+    network-test soak     bench bench-parse corpus-test dist clean servers runtime dev
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-19s%s\n", $$1, $$2}'
@@ -43,6 +43,12 @@ power-cut: dev servers ## rebuild the database as power cuts would leave it
 
 disk-full: dev servers ## fill the disk, free it again
 	@$(BIN)/python -m tests.campaigns.disk_full $(ARGS)
+
+network-test: dev servers ## break the network in every way, compare what arrives
+	@$(BIN)/python -m tests.campaigns.network $(ARGS)
+
+soak: dev servers ## ten minutes of load and misbehaving servers; ARGS="--minutes 480" for a night
+	@$(BIN)/python -m tests.campaigns.soak $(ARGS)
 
 bench: dev servers ## speed beside the peers, as a table and a chart
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
