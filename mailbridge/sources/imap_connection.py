@@ -21,12 +21,14 @@ from imapclient import SocketTimeout
 
 from mailbridge import __version__
 from mailbridge.errors import MailbridgeError, Unavailable
+from mailbridge.sources.imap_answers import Row
 from mailbridge.sources.imap_errors import (
     Refused,
     folder_error,
     guarded,
     sign_in_error,
 )
+from mailbridge.sources.imap_flights import Flights, Order
 from mailbridge.sources.imap_plan import COMMAND_LINE, Head, as_utc, windows
 from mailbridge.sources.imap_wire import Client
 from mailbridge.sources.transport import Line, MailServer, Tls, tls_context
@@ -37,8 +39,6 @@ READ_TIMEOUT: Final = 60.0
 LOGOUT_TIMEOUT: Final = 5.0
 
 R = TypeVar("R")
-
-_HEAD = ["UID", "INTERNALDATE", "RFC822.SIZE", "BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)]"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +65,14 @@ class Connection:
 
     def __init__(self, server: MailServer) -> None:
         self._server = server
-        self._line = Line()
+        self._line = Line(server.proxy)
         self._busy = threading.Lock()
         self._client: Client | None = None
         self.uidvalidity = 0
         #: as SELECT told it; ``None`` if it did not
         self.uidnext: int | None = None
         self.exists = 0
-        self._targets: set[str] = set()
+        self._flights = Flights()
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class Connection:
 
         failure: MailbridgeError | None = None
         try:
-            guarded("sign in", self._imap.sasl_login, "XOAUTH2", respond)
+            guarded("sign in", self.client.sasl_login, "XOAUTH2", respond)
         except Refused as refused:
             failure = sign_in_error(refused, challenges)
         if failure is not None:
@@ -133,19 +133,19 @@ class Connection:
 
     def _introduce(self) -> None:
         """Ask for the capabilities that hold now and say who we are (RFC 2971)."""
-        guarded("capabilities", self._imap.capabilities)
-        if self._imap.has_capability("ID"):
+        guarded("capabilities", self.client.capabilities)
+        if self.client.has_capability("ID"):
             name = {"name": "mailbridge", "version": __version__}
             with contextlib.suppress(Refused):
-                guarded("introduce", self._imap.id_, name)
+                guarded("introduce", self.client.id_, name)
 
     def select(self, folder: str, *, readonly: bool) -> None:
         """Select the folder; read-only by EXAMINE, so that nothing there can change."""
         failure: MailbridgeError
         try:
-            answer = guarded("open the folder", self._imap.select_folder, folder, readonly)
+            answer = guarded("open the folder", self.client.select_folder, folder, readonly)
         except Refused as refused:
-            failure = folder_error(refused, folder, self._folders())
+            failure = folder_error(refused, folder, self.folders())
             raise failure from None
         self.uidvalidity = int(answer.get(b"UIDVALIDITY") or 0)
         self.uidnext = answer.get(b"UIDNEXT")
@@ -153,9 +153,10 @@ class Connection:
         if not self.uidvalidity:
             raise Unavailable("the server gives no UIDVALIDITY", code="imap.protocol")
 
-    def _folders(self) -> list[str]:
+    def folders(self) -> list[str]:
+        """List the folders' names, for a message to a person; none if the server will not."""
         try:
-            return [str(row[2]) for row in guarded("list folders", self._imap.list_folders)]
+            return [str(row[2]) for row in guarded("list folders", self.client.list_folders)]
         except Unavailable:
             return []
 
@@ -168,7 +169,8 @@ class Connection:
         client, self._client = self._client, None
         if client is None:
             return
-        if politely and not self._line.is_cut:
+        # With mail still on its way, a farewell would come behind all of it.
+        if politely and not self._line.is_cut and not self._flights.busy:
             # The work is done: whether the server hears the farewell changes nothing.
             with contextlib.suppress(OSError, imaplib.IMAP4.error, ValueError):
                 client.socket().settimeout(LOGOUT_TIMEOUT)
@@ -176,7 +178,13 @@ class Connection:
         client.wire.shutdown()
 
     @property
-    def _imap(self) -> Client:
+    def client(self) -> Client:
+        """imapclient, with nothing under way: FETCH commands sent ahead are read to their end."""
+        client = self._open_client()
+        self._flights.land(client)
+        return client
+
+    def _open_client(self) -> Client:
         if self._client is None or self._line.is_cut:
             raise Unavailable("the connection is closed", code="imap.closed")
         return self._client
@@ -185,7 +193,8 @@ class Connection:
 
     def refresh(self) -> None:
         """Let the server say what is new (NOOP), and notice a folder that was replaced."""
-        client = self._imap
+        client = self.client
+        self._flights.forget()
         # Counts and flags that came unasked would otherwise pile up as long as it lives.
         client.wire.untagged_responses.clear()
         guarded("look for new mail", client.wire.noop)
@@ -215,23 +224,26 @@ class Connection:
         return max(self._search(["UID", "*"]), default=0)
 
     def _search(self, criteria: list[object]) -> list[int]:
-        client = self._imap
+        client = self.client
         client.forget("SEARCH")
         found: list[int] = guarded("search", client.search, criteria)
         return found
 
-    def sizes(self, uids: Sequence[int]) -> dict[int, int]:
+    def sizes(self, uids: Sequence[int], ahead: Sequence[Order] = ()) -> dict[int, int]:
         """Return RFC822.SIZE of each; an estimate at Exchange, good for planning only."""
-        answer = self._fetch("read the sizes", uids, ["RFC822.SIZE"])
+        answer = self._fetch(Order("sizes", tuple(uids)), ahead)
         return {
             uid: row[b"RFC822.SIZE"]
             for uid, row in answer.items()
             if isinstance(row.get(b"RFC822.SIZE"), int)
         }
 
-    def bodies(self, uids: Sequence[int]) -> dict[int, Body]:
-        r"""Fetch messages without setting ``\Seen``; one that came without bytes is left out."""
-        answer = self._fetch("fetch", uids, ["UID", "INTERNALDATE", "BODY.PEEK[]"])
+    def bodies(self, uids: Sequence[int], ahead: Sequence[Order] = ()) -> dict[int, Body]:
+        r"""Fetch messages without setting ``\Seen``; one that came without bytes is left out.
+
+        What is to be asked for next (``ahead``) is sent before the answer is read.
+        """
+        answer = self._fetch(Order("bodies", tuple(uids)), ahead)
         return {
             uid: Body(raw=row[b"BODY[]"], received_at=as_utc(row.get(b"INTERNALDATE")))
             for uid, row in answer.items()
@@ -240,90 +252,28 @@ class Connection:
 
     def heads(self, uids: Sequence[int]) -> dict[int, Head]:
         """Return what messages are recognised by."""
-        answer = self._fetch("read the Message-IDs", uids, _HEAD)
+        answer = self._fetch(Order("heads", tuple(uids)))
         return {uid: _head(uid, row) for uid, row in answer.items()}
 
-    def _fetch(
-        self, action: str, uids: Sequence[int], items: list[str]
-    ) -> dict[int, dict[bytes, Any]]:
-        client = self._imap
-        client.forget("FETCH")
-        answer: dict[int, dict[bytes, Any]] = {}
+    def here(self, order: Order) -> bool:
+        """Whether what was asked for ahead has come."""
+        return self._flights.landed(order)
+
+    @property
+    def under_way(self) -> set[int]:
+        """The messages that are asked for and have not come."""
+        return self._flights.uids
+
+    def _fetch(self, order: Order, ahead: Sequence[Order] = ()) -> dict[int, Row]:
+        client = self._open_client()
+        self._flights.send(client, (order, *ahead))
         try:
-            answer = guarded(action, client.fetch_rows, uids, items)
+            return self._flights.take(client, order)
         except Refused:
             # A server that is about to hang up must do so now, while it is known why: or the
             # messages of the next command would be suspected of it.
-            guarded(f"{action}, refused, and then go on", client.wire.noop)
+            guarded("go on after a refusal", client.wire.noop)
             raise
-        asked = set(uids)
-        return {uid: row for uid, row in answer.items() if uid in asked}
-
-    # -- settling -----------------------------------------------------------------------------
-
-    def mark_seen(self, uids: Sequence[int]) -> None:
-        r"""Set ``\Seen``."""
-        self._each("mark as seen", uids, self._flag_seen)
-
-    def delete(self, uids: Sequence[int]) -> None:
-        r"""Set ``\Deleted`` and expunge these messages, and no others that somebody deleted.
-
-        Without UIDPLUS they stay flagged: a plain EXPUNGE would take other people's along.
-        """
-        self._each("delete", uids, self._delete)
-
-    def move(self, uids: Sequence[int], folder: str) -> None:
-        """Move to ``folder``, which is created when it is missing."""
-        self._ensure(folder)
-        self._each("move", uids, lambda client, some: self._move(client, some, folder))
-
-    def _each(
-        self,
-        action: str,
-        uids: Sequence[int],
-        verb: Callable[[Client, list[int]], None],
-    ) -> None:
-        for window in windows(uids, COMMAND_LINE):
-            try:
-                guarded(action, verb, self._imap, list(window))
-            except Refused:
-                # Some servers refuse a whole set when one message of it is gone.
-                left = self.present(window)
-                if left == set(window):
-                    raise
-                if left:
-                    guarded(action, verb, self._imap, sorted(left))
-
-    @staticmethod
-    def _flag_seen(client: Client, uids: list[int]) -> None:
-        client.add_flags(uids, [rb"\Seen"], silent=True)
-
-    @staticmethod
-    def _delete(client: Client, uids: list[int]) -> None:
-        client.add_flags(uids, [rb"\Deleted"], silent=True)
-        if client.has_capability("UIDPLUS"):
-            client.uid_expunge(uids)
-
-    def _move(self, client: Client, uids: list[int], folder: str) -> None:
-        if client.has_capability("MOVE"):
-            client.move(uids, folder)
-            return
-        # What is flagged was copied before the answer to the last try was lost.
-        left = client.search(["UID", ",".join(map(str, uids)), "UNDELETED"])
-        if left:
-            client.copy(sorted(left), folder)
-        self._delete(client, uids)
-
-    def _ensure(self, folder: str) -> None:
-        if folder in self._targets:
-            return
-        if not guarded("look for the folder", self._imap.folder_exists, folder):
-            try:
-                guarded("create the folder", self._imap.create_folder, folder)
-            except Refused as refused:
-                if not guarded("look for the folder", self._imap.folder_exists, folder):
-                    raise folder_error(refused, folder, self._folders()) from None
-        self._targets.add(folder)
 
 
 def _require_welcome(client: Client, tls: Tls) -> None:

@@ -2,15 +2,18 @@
 
 A portion that the server refuses is halved until the guilty message stands alone and becomes
 a gap. A portion that costs the connection is remembered by the source (``Suspects``) and
-comes in smaller ones on the next. What comes without bytes is asked for again.
+comes in smaller ones on the next. What comes without bytes is asked for again. While one
+portion is on its way the next is asked for, as long as no loss has to be explained.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from itertools import islice, takewhile
 from typing import Any, Final, Literal
 
 from mailbridge.errors import Unavailable
@@ -18,7 +21,17 @@ from mailbridge.model import Batch, Checkpoint, Gap, MessageRef, RawMessage
 from mailbridge.sources.imap_connection import Body
 from mailbridge.sources.imap_driver import Driver
 from mailbridge.sources.imap_errors import Refused
-from mailbridge.sources.imap_plan import FetchLimits, Suspects, halves, is_stand_in, next_gap
+from mailbridge.sources.imap_flights import Order
+from mailbridge.sources.imap_plan import (
+    FetchLimits,
+    Suspects,
+    batches,
+    halves,
+    is_stand_in,
+    next_gap,
+    total,
+    windows,
+)
 
 Start = Literal["new", "all"] | date
 Settling = Literal["keep", "seen", "delete", "move"]
@@ -55,6 +68,18 @@ class Watch:
     suspects: Suspects
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Portion:
+    """Messages that are fetched with one command, and what is asked for before it is answered.
+
+    ``size`` is in bytes, as the server estimates it.
+    """
+
+    uids: tuple[int, ...]
+    size: int = 0
+    ahead: tuple[Order, ...] = ()
+
+
 class Fetcher:
     """Fetches portions over one connection; see the module's text."""
 
@@ -84,10 +109,54 @@ class Fetcher:
         watch = self._watch
         return Batch(mailbox=watch.mailbox, folder=watch.folder, checkpoint=checkpoint, **parts)
 
+    async def portions(
+        self, uids: Sequence[int], sizes: Mapping[int, int] | None = None
+    ) -> AsyncGenerator[Portion, None]:
+        """Cut ``uids`` into portions, asking for the ``sizes`` where they are not given.
+
+        Each names what may be asked for ahead of it. One message alone needs no size.
+        """
+        limits, suspects = self._watch.limits, self._watch.suspects
+        rest = deque(windows(uids, limits.list_window))
+        ready: deque[Portion] = deque()
+        if len(uids) == 1:
+            sizes = {}
+        while rest or ready:
+            due = len(ready) < limits.in_flight and rest and self._known(rest[0], sizes)
+            if due or not ready:
+                window = rest.popleft()
+                known = await self.sizes(window) if sizes is None else sizes
+                cut = batches(window, known, limits, caution=suspects.losses)
+                ready.extend(Portion(uids=one, size=total(one, known)) for one in cut)
+                continue
+            portion = ready.popleft()
+            ahead = self._ahead(portion, ready, rest if sizes is None else ())
+            yield replace(portion, ahead=ahead)
+            if not ready:
+                suspects.calm()
+
+    def _known(self, window: tuple[int, ...], sizes: Mapping[int, int] | None) -> bool:
+        return sizes is not None or self._server.here(Order("sizes", window))
+
+    def _ahead(
+        self, portion: Portion, ready: Iterable[Portion], rest: Iterable[tuple[int, ...]]
+    ) -> tuple[Order, ...]:
+        """Return what may be asked for while ``portion`` is on its way.
+
+        Nothing while a lost connection is not explained: then it has to be plain what was
+        being fetched. No more than ``in_flight`` portions, and none that is oversized.
+        """
+        limits = self._watch.limits
+        if limits.in_flight <= 1 or self._watch.suspects.wary or portion.size > limits.bytes:
+            return ()
+        close = takewhile(lambda one: one.size <= limits.bytes, ready)
+        orders = [Order("bodies", one.uids) for one in islice(close, limits.in_flight - 1)]
+        return (*orders, *(Order("sizes", window) for window in islice(rest, 1)))
+
     async def sizes(self, window: Sequence[int]) -> dict[int, int]:
         """Ask for the sizes, but not of suspects: theirs may be what costs the connection."""
         suspects = self._watch.suspects
-        asked = [uid for uid in window if uid not in suspects.losses]
+        asked = tuple(uid for uid in window if uid not in suspects.losses)
         if not asked:
             return {}
         try:
@@ -97,19 +166,20 @@ class Fetcher:
         except Unavailable as exc:
             if exc.code in FATAL:
                 suspects.lost(asked)
+                suspects.doubted(self._server.under_way)
             raise
         return sizes
 
     async def fetched(
-        self, portion: tuple[int, ...], checkpoint: Checkpoint, *, advance: bool
+        self, portion: Portion, checkpoint: Checkpoint, *, advance: bool
     ) -> AsyncGenerator[Batch, None]:
         """Fetch a portion, in as many batches as it takes; each one's checkpoint holds."""
-        parts = [portion]
+        parts = [portion.uids]
         held: list[tuple[int, Refused]] = []
         while parts:
             part = parts.pop()
             try:
-                bodies = await self._bodies(part)
+                bodies = await self._bodies(part, portion.ahead if part is portion.uids else ())
             except Refused as refused:
                 if len(part) > 1:
                     parts.extend(reversed(halves(part)))
@@ -137,16 +207,19 @@ class Fetcher:
         if not all(suspects.hopeless(uid) for uid, _ in held):
             raise Unavailable(str(held[-1][1]), code="imap.server_unavailable")
 
-    async def _bodies(self, part: tuple[int, ...]) -> dict[int, Body]:
+    async def _bodies(
+        self, part: tuple[int, ...], ahead: tuple[Order, ...] = ()
+    ) -> dict[int, Body]:
         watch = self._watch
         if len(part) == 1 and watch.suspects.hopeless(part[0]):
             raise Refused("the connection was lost each time it was fetched", transient=False)
         async with watch.fetch_room:
             try:
-                bodies: dict[int, Body] = await self._call(self._server.bodies, part)
+                bodies: dict[int, Body] = await self._call(self._server.bodies, part, ahead)
             except Unavailable as exc:
                 if exc.code in FATAL:
                     watch.suspects.lost(part, surely=exc.code == "imap.too_large")
+                    watch.suspects.doubted(self._server.under_way.difference(part))
                 raise
         watch.suspects.cleared(part)
         self._served = self._served or bool(bodies)

@@ -31,11 +31,14 @@ class FetchLimits:
     """How much is in hand at once. ``bytes`` are sizes as the server estimates them.
 
     ``list_window`` is how many messages are looked at (sizes, headers) with one command.
+    ``in_flight`` is how many batches are asked for at once on one connection; what is ahead
+    waits in the kernel's buffers, or at most that many batches in memory.
     """
 
     messages: int = 100
     bytes: int = 4 * 1024 * 1024
     list_window: int = 500
+    in_flight: int = 3
 
 
 def windows(uids: Sequence[int], count: int) -> Iterator[tuple[int, ...]]:
@@ -67,18 +70,23 @@ def batches(
     """
     caution = caution or {}
     batch: list[int] = []
-    total = room = 0
+    filled = room = 0
     for uid in uids:
         size = sizes.get(uid, UNKNOWN_SIZE)
         allowed = max(1, limits.messages >> (3 * min(caution.get(uid, 0), 10)))
-        if batch and (len(batch) >= min(room, allowed) or total + size > limits.bytes):
+        if batch and (len(batch) >= min(room, allowed) or filled + size > limits.bytes):
             yield tuple(batch)
-            batch, total = [], 0
+            batch, filled = [], 0
         room = min(room, allowed) if batch else allowed
         batch.append(uid)
-        total += size
+        filled += size
     if batch:
         yield tuple(batch)
+
+
+def total(batch: Sequence[int], sizes: Mapping[int, int]) -> int:
+    """Return the bytes that a batch is taken for."""
+    return sum(sizes.get(uid, UNKNOWN_SIZE) for uid in batch)
 
 
 def halves(batch: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -124,21 +132,38 @@ class Suspects:
     epoch: int = 0
     #: how often each was part of a fetch that failed
     losses: dict[int, int] = field(default_factory=dict)
+    #: a connection was lost, and the messages around that place are not through yet
+    _alarmed: bool = False
     _strikes: dict[int, int] = field(default_factory=dict)
 
     def enter(self, epoch: int) -> None:
         """Forget what belongs to another UIDVALIDITY."""
         if epoch != self.epoch:
             self.epoch = epoch
+            self._alarmed = False
             self.losses.clear()
             self._strikes.clear()
 
+    @property
+    def wary(self) -> bool:
+        """Whether to fetch one thing after the other, so that it is plain what fails."""
+        return self._alarmed or bool(self.losses)
+
+    def calm(self) -> None:
+        """Note that a stretch of the folder was passed without a loss."""
+        self._alarmed = False
+
     def lost(self, uids: Sequence[int], *, surely: bool = False) -> None:
         """Remember a fetch that failed; ``surely`` if the one message in it must be why."""
-        for uid in uids:
-            self.losses[uid] = self.losses.get(uid, 0) + 1
+        self.doubted(uids)
         if len(uids) == 1:
             self._strikes[uids[0]] = STRIKES if surely else self._strikes.get(uids[0], 0) + 1
+
+    def doubted(self, uids: Iterable[int]) -> None:
+        """Remember what was on its way, too, behind what was being fetched."""
+        self._alarmed = True
+        for uid in uids:
+            self.losses[uid] = self.losses.get(uid, 0) + 1
 
     def cleared(self, uids: Iterable[int]) -> None:
         """Forget those that were fetched, or became gaps."""

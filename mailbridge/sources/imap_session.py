@@ -23,7 +23,8 @@ from mailbridge.sources.base import Known, Memory
 from mailbridge.sources.imap_driver import Driver
 from mailbridge.sources.imap_errors import Refused
 from mailbridge.sources.imap_fetcher import FATAL, Fetcher, Watch
-from mailbridge.sources.imap_plan import Head, Recognition, batches, wanted_again, windows
+from mailbridge.sources.imap_plan import Head, Recognition, wanted_again, windows
+from mailbridge.sources.imap_settle import Settler
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +39,7 @@ class ImapSession:
         self._watch = watch
         self._call = driver.call
         self._server = driver.connection
+        self._settler = Settler(driver.connection)
         self._get = Fetcher(watch, driver)
         self._fresh = True
         self._log = log.bind(mailbox=watch.mailbox, folder=watch.folder)
@@ -93,12 +95,8 @@ class ImapSession:
             first = checkpoint.uid + 1
             old = set(await self._call(self._server.uids, first, baseline, checkpoint.since))
             uids = [uid for uid in uids if uid > baseline or uid in old]
-        for window in windows(uids, self._watch.limits.list_window):
-            sizes = await self._get.sizes(window)
-            portions = batches(
-                window, sizes, self._watch.limits, caution=self._watch.suspects.losses
-            )
-            for portion in portions:
+        async with aclosing(self._get.portions(uids)) as portions:
+            async for portion in portions:
                 async with aclosing(self._get.fetched(portion, checkpoint, advance=True)) as found:
                     async for batch in found:
                         yield batch
@@ -165,10 +163,11 @@ class ImapSession:
             counts["delivered"] += len(wanted)
             counts["baseline"] += len(window) - len(known) - len(wanted)
             sizes = {uid: heads[uid].size for uid in wanted}
-            for portion in batches(wanted, sizes, limits, caution=self._watch.suspects.losses):
-                async with aclosing(self._get.fetched(portion, old, advance=False)) as found:
-                    async for batch in found:
-                        yield batch
+            async with aclosing(self._get.portions(wanted, sizes)) as portions:
+                async for portion in portions:
+                    async with aclosing(self._get.fetched(portion, old, advance=False)) as found:
+                        async for batch in found:
+                            yield batch
         self._log.warning(
             "folder.renumbered", old=old.uidvalidity, new=server.uidvalidity, **counts
         )
@@ -217,13 +216,13 @@ class ImapSession:
         What carries another UIDVALIDITY cannot be told to this server any more and counts as
         settled, too.
         """
-        watch, server = self._watch, self._server
+        watch, server, settler = self._watch, self._server, self._settler
         ours = [ref for ref in refs if (ref.mailbox, ref.folder) == (watch.mailbox, watch.folder)]
         uids = sorted({ref.uid for ref in ours if ref.uidvalidity == server.uidvalidity})
         if uids and watch.after == "seen":
-            await self._call(server.mark_seen, uids)
+            await self._call(settler.mark_seen, uids)
         elif uids and watch.after == "delete":
-            await self._call(server.delete, uids)
+            await self._call(settler.delete, uids)
         elif uids and watch.after == "move":
-            await self._call(server.move, uids, watch.move_to)
+            await self._call(settler.move, uids, watch.move_to)
         return ours

@@ -49,7 +49,18 @@ class Wire(imaplib.IMAP4):
         self._reader: io.BufferedReader | None = None
         self._read_from: socket.socket | None = None
         self._received = 0
+        #: how often the server said that the folder changed; compare it, never reset it
+        self.changes = 0
+        #: read from the socket by somebody else and not used
+        self._held = b""
+        #: seconds; the socket's time limit while it is lent
+        self._patience: float | None = None
         super().__init__(host, port, timeout)
+
+    def open(self, host: str = "", port: int = 143, timeout: Any = None) -> None:
+        """Connect. imaplib would make a reader besides, from which nothing is ever read."""
+        self.host, self.port = host, port
+        self.sock = self._create_socket(timeout)
 
     def _create_socket(self, timeout: float | None = None) -> socket.socket:
         assert timeout is not None  # noqa: S101 - __init__ gives it
@@ -98,13 +109,18 @@ class Wire(imaplib.IMAP4):
         """Read a literal of ``size`` bytes; fewer only at the end of the connection."""
         if size > LARGEST_LITERAL:
             raise self.abort(f"literal of {size} bytes is too large")
-        data = self._stream().read(size)
+        data, self._held = self._held[:size], self._held[size:]
+        if len(data) < size:
+            data += self._stream().read(size - len(data))
         self._count(len(data))
         return data
 
     def readline(self) -> bytes:
         """Read one line."""
-        line = self._stream().readline(LONGEST_LINE + 1)
+        held, end, self._held = self._held.partition(b"\n")
+        line = held + end
+        if not end:
+            line += self._stream().readline(LONGEST_LINE + 1)
         if len(line) > LONGEST_LINE:
             raise self.abort("literal of a line is too large")
         self._count(len(line))
@@ -115,19 +131,57 @@ class Wire(imaplib.IMAP4):
         self._received = 0
         super().send(data)
 
+    def begin(self, name: str, *words: str) -> bytes:
+        """Send a command and return its tag; the answer is read by ``finish``."""
+        return cast("bytes", self._command(name, *words))
+
+    def finish(self, name: str, tag: bytes) -> tuple[str, list[Any]]:
+        """Read up to the answer of a command that was begun; raises what imaplib raises."""
+        typ, data = self._command_complete(name, tag)
+        return typ, data
+
     def _count(self, size: int) -> None:
         self._received += size
         if self._received > LARGEST_ANSWER:
             raise self.abort(f"literal of {self._received} bytes and no end is too large")
+
+    def _append_untagged(self, typ: str, dat: Any) -> None:
+        if typ == "EXISTS":
+            self.changes += 1
+        super()._append_untagged(typ, dat)  # type: ignore[misc]  # typeshed hides it
+
+    def lend(self) -> bytes:
+        """Make the socket fit for the event loop; returns what was read and not used so far.
+
+        A line that came right behind an answer lies in the reader and will never make the
+        socket readable. The reader goes away: a thousand parked ones would hold 16 MB.
+        """
+        held, self._held = self._held, b""
+        self._patience = self.sock.gettimeout()
+        self.sock.setblocking(False)  # noqa: FBT003 - the socket's own signature
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            # One call empties the reader; an error shows again at the next read.
+            with contextlib.suppress(OSError):
+                held += reader.read1(TLS_RECORD) or b""
+            reader.close()
+        return held
+
+    def take_back(self, held: bytes) -> None:
+        """Block again, as before; ``held`` was read meanwhile and comes first."""
+        self._held = held
+        self.sock.settimeout(self._patience)
 
     def shutdown(self) -> None:
         """Close the socket, however far the connection came."""
         if self._reader is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._reader.close()
-        if hasattr(self, "file"):
-            with contextlib.suppress(OSError, ValueError):
-                super().shutdown()
+        sock: socket.socket | None = getattr(self, "sock", None)
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
 
 
 class Client(IMAPClient):  # type: ignore[misc]  # imapclient ships no types
@@ -165,12 +219,18 @@ class Client(IMAPClient):  # type: ignore[misc]  # imapclient ships no types
         wire: Wire = self._imap
         return wire
 
-    def fetch_rows(self, uids: Sequence[int], items: Sequence[str]) -> dict[int, Row]:
-        """Send a UID FETCH and return what came, by UID; unasked rows may be among it."""
-        numbers = ",".join(map(str, uids))
-        typ, data = self.wire.uid("FETCH", numbers, f"({' '.join(items)})")
+    def begin_fetch(self, uids: Sequence[int], items: str) -> bytes:
+        """Send a UID FETCH and return its tag."""
+        return self.wire.begin("UID", "FETCH", ",".join(map(str, uids)), items)
+
+    def end_fetch(self, tag: bytes) -> dict[int, Row]:
+        """Read the answer of a UID FETCH; returns the rows by UID, unasked ones among them."""
+        try:
+            typ, data = self.wire.finish("UID", tag)
+        finally:
+            parts = self.wire.untagged_responses.pop("FETCH", [])
         self._checkok("fetch", typ, data)
-        return rows(data)
+        return rows(parts)
 
     def forget(self, kind: str) -> None:
         """Drop untagged answers of a kind that came unasked or with a command that failed."""

@@ -306,7 +306,8 @@ async def test_a_message_that_is_gone_before_it_is_fetched_is_told(
     for number in (1, 2, 3):
         await rig.deliver(mail(number))
     ledger = Ledger()
-    async with source_for(rig, pool, limits=FetchLimits(messages=1)).session() as session:
+    limits = FetchLimits(messages=1, in_flight=1)
+    async with source_for(rig, pool, limits=limits).session() as session:
         batches = session.fetch(Known(checkpoint=None), ledger)
         ledger.accept(await anext(batches))
         ledger.accept(await anext(batches))

@@ -23,7 +23,7 @@ from mailbridge.errors import (
     Throttled,
     Unavailable,
 )
-from mailbridge.model import AccessToken
+from mailbridge.model import AccessToken, Batch
 from mailbridge.sandbox.directory import App
 from mailbridge.sandbox.tenant import Tenant
 from mailbridge.sandbox.tokens import SigningKey
@@ -64,6 +64,11 @@ async def _until_quiet(ledger: Ledger, source: Any, *, tries: int = 12) -> list[
         else:
             return codes
     raise AssertionError(f"never quiet: {codes}")
+
+
+async def _take_in(batches: AsyncIterator[Batch], ledger: Ledger) -> None:
+    async for batch in batches:
+        ledger.accept(batch)
 
 
 async def _until(there: Callable[[], bool]) -> None:
@@ -489,7 +494,7 @@ async def test_a_token_that_ends_amid_the_work_costs_a_session_only(
     rig: SandboxRig, pool: ThreadPoolExecutor
 ) -> None:
     """`BYE Session invalidated - AccessTokenExpired` between two batches: nothing is lost."""
-    await _filled(rig, 30)
+    await _filled(rig, 80)
     source = source_for(rig, pool, limits=FetchLimits(messages=10))
     ledger = Ledger()
     async with source.session() as session:
@@ -498,12 +503,12 @@ async def test_a_token_that_ends_amid_the_work_costs_a_session_only(
         ledger.accept(await anext(batches))
         rig.tenant.faults.add("imap.token_expired", times=1)
         with pytest.raises(Unavailable) as caught:
-            await anext(batches)
+            await _take_in(batches, ledger)
 
     await ledger.look(source)
 
     assert caught.value.code == "imap.token_expired"
-    assert ledger.numbers == list(range(1, 31))
+    assert ledger.numbers == list(range(1, 81))
     assert ledger.gaps == {}
 
 

@@ -1,0 +1,89 @@
+"""Tells the server what became of messages: seen, deleted, moved. Blocking, idempotent.
+
+Every method raises the errors of ``mailbridge.errors``; whatever it has done already before
+is found done when it is called again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mailbridge.sources.imap_connection import Connection
+from mailbridge.sources.imap_errors import Refused, folder_error, guarded
+from mailbridge.sources.imap_plan import COMMAND_LINE, windows
+from mailbridge.sources.imap_wire import Client
+
+
+class Settler:
+    """Settles messages of the folder that a connection has selected."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._targets: set[str] = set()
+
+    def mark_seen(self, uids: Sequence[int]) -> None:
+        r"""Set ``\Seen``."""
+        self._each("mark as seen", uids, _flag_seen)
+
+    def delete(self, uids: Sequence[int]) -> None:
+        r"""Set ``\Deleted`` and expunge these messages, and no others that somebody deleted.
+
+        Without UIDPLUS they stay flagged: a plain EXPUNGE would take other people's along.
+        """
+        self._each("delete", uids, _delete)
+
+    def move(self, uids: Sequence[int], folder: str) -> None:
+        """Move to ``folder``, which is created when it is missing."""
+        self._ensure(folder)
+        self._each("move", uids, lambda client, some: _move(client, some, folder))
+
+    def _each(
+        self,
+        action: str,
+        uids: Sequence[int],
+        verb: Callable[[Client, list[int]], None],
+    ) -> None:
+        for window in windows(uids, COMMAND_LINE):
+            try:
+                guarded(action, verb, self._connection.client, list(window))
+            except Refused:
+                # Some servers refuse a whole set when one message of it is gone.
+                left = self._connection.present(window)
+                if left == set(window):
+                    raise
+                if left:
+                    guarded(action, verb, self._connection.client, sorted(left))
+
+    def _ensure(self, folder: str) -> None:
+        if folder in self._targets:
+            return
+        client = self._connection.client
+        if not guarded("look for the folder", client.folder_exists, folder):
+            try:
+                guarded("create the folder", client.create_folder, folder)
+            except Refused as refused:
+                if not guarded("look for the folder", client.folder_exists, folder):
+                    others = self._connection.folders()
+                    raise folder_error(refused, folder, others) from None
+        self._targets.add(folder)
+
+
+def _flag_seen(client: Client, uids: list[int]) -> None:
+    client.add_flags(uids, [rb"\Seen"], silent=True)
+
+
+def _delete(client: Client, uids: list[int]) -> None:
+    client.add_flags(uids, [rb"\Deleted"], silent=True)
+    if client.has_capability("UIDPLUS"):
+        client.uid_expunge(uids)
+
+
+def _move(client: Client, uids: list[int], folder: str) -> None:
+    if client.has_capability("MOVE"):
+        client.move(uids, folder)
+        return
+    # What is flagged was copied before the answer to the last try was lost.
+    left = client.search(["UID", ",".join(map(str, uids)), "UNDELETED"])
+    if left:
+        client.copy(sorted(left), folder)
+    _delete(client, uids)
