@@ -7,11 +7,25 @@ import binascii
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from mailbridge.sandbox.directory import App, Directory
 from mailbridge.sandbox.mailstore import Mailbox
 from mailbridge.sandbox.tokens import TokenService
+
+_BACKEND: Final = "FR0P281CA0041.DEUP281.PROD.OUTLOOK.COM"
+#: what a greeting says in brackets: the server that answers
+BACKEND_MARK: Final = base64.b64encode(_BACKEND.encode("utf-16-le")).decode("ascii")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """A command that was received. Credentials are blanked, literals are left out."""
+
+    session: int
+    address: str
+    name: str
+    line: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,105 +9,20 @@
     assert tenant.faults.fired["imap.throttled"] == 2
 
 ``times=None`` lasts until it is cleared. Of several that fit, the first one added strikes.
-``imap.session_limit``, ``imap.no_capability``, ``imap.new_front_end`` and
-``imap.challenge_on_failure`` are states, not strikes: ``times`` and ``fired`` say nothing there.
-Every fault takes ``mailbox`` (imap) or ``client_id`` (token); IMAP faults also take the options
-``command`` (``"FETCH"`` fits ``UID FETCH`` too) and ``folder`` to narrow them down.
+Those in ``STATES`` last, rather than strike: ``times`` and ``fired`` say nothing there.
+Every fault takes ``mailbox`` (imap, pop3) or ``client_id`` (token); IMAP and POP3 faults also take
+the options ``command`` (``"FETCH"`` fits ``UID FETCH`` too) and ``folder`` to narrow them down.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any, Final
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """What a fault does, and its options with their defaults."""
-
-    effect: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _kind(effect: str, **options: object) -> Kind:
-    return Kind(effect=effect, options=options)
-
-
-CATALOGUE: Final[Mapping[str, Kind]] = {
-    # Entra
-    "discovery.503": _kind("openid-configuration answers 503", retry_after=None),
-    "discovery.hang": _kind("openid-configuration never answers", seconds=None),
-    "discovery.wrong_body": _kind("openid-configuration answers 200 with an HTML page"),
-    "token.429": _kind("HTTP 429 temporarily_unavailable", retry_after=None),
-    "token.500": _kind("HTTP 500 with an empty body"),
-    "token.503": _kind("HTTP 503 with an HTML page", retry_after=None),
-    "token.hang": _kind("the request is read and not answered", seconds=None),
-    "token.drop": _kind("the connection is closed instead of an answer"),
-    "token.wrong_body": _kind("HTTP 200 with an HTML page, as a captive portal sends it"),
-    "token.error": _kind(
-        "an AADSTS error of your choice",
-        status=400,
-        error="invalid_grant",
-        code=53003,
-        text="Access has been blocked by Conditional Access policies.",
-        suberror=None,
-    ),
-    # connecting and signing in
-    "imap.refuse": _kind("the connection is closed before the greeting"),
-    "imap.no_greeting": _kind("the server accepts and stays silent", seconds=None),
-    "imap.auth_failed": _kind("NO AUTHENTICATE failed."),
-    "imap.challenge_on_failure": _kind("a refusal is preceded by a JSON challenge, as at Gmail"),
-    "imap.not_connected": _kind(
-        "sign-in is OK, then: BAD User is authenticated but not connected."
-    ),
-    "imap.session_limit": _kind("more sessions of a mailbox than this are not connected", limit=16),
-    "imap.no_capability": _kind("one capability is neither listed nor obeyed", capability="IDLE"),
-    "imap.new_front_end": _kind("greeting and capabilities of the front end seen since 2026-09"),
-    # any command
-    "imap.throttled": _kind(
-        "BAD Request is throttled. Suggested Backoff Time: N milliseconds; with hang_up, BYE too",
-        milliseconds=89117,
-        hang_up=False,
-    ),
-    "imap.server_unavailable": _kind(
-        "Server Unavailable. 15, as NO, BAD or untagged; then BYE unless hang_up is false",
-        form="NO",
-        uid=None,
-        hang_up=True,
-    ),
-    "imap.bye_on_command": _kind("BYE instead of an answer", text="Connection closed. 14"),
-    "imap.drop_on_command": _kind(
-        "the connection is closed without BYE; reset sends RST", reset=False
-    ),
-    "imap.token_expired": _kind("* BYE Session invalidated - AccessTokenExpired"),
-    "imap.hang": _kind("the command is read and not answered", seconds=None),
-    "imap.slow": _kind("answers trickle", bytes_per_second=20_000),
-    # FETCH; with uid=None every message is meant
-    "imap.drop_mid_literal": _kind("cut after so many bytes of a literal", after=100, uid=None),
-    "imap.broken_literal_size": _kind(
-        "a literal announces its size plus delta", delta=10, uid=None
-    ),
-    "imap.fetch_ok_no_data": _kind("FETCH ends OK without this message", uid=None),
-    "imap.fetch_nil": _kind("FETCH gives BODY[] NIL", uid=None),
-    "imap.fetch_bad": _kind(
-        "any FETCH with this message: BAD Command Argument Error. 11", uid=None
-    ),
-    "imap.fetch_no": _kind("any FETCH with this message: NO Server Unavailable. 15", uid=None),
-    "imap.placeholder": _kind("the stand-in for a message that cannot be converted", uid=None),
-    "imap.inexact_size": _kind("RFC822.SIZE is off by delta", delta=13, uid=None),
-    "imap.expunge_during_fetch": _kind(
-        "another client expunges a message (default: the batch's last) amid the FETCH", uid=None
-    ),
-    "imap.duplicate_fetch": _kind(
-        "unsolicited FETCH (FLAGS …) lines around every asked one", uid=None
-    ),
-    # IDLE
-    "imap.exists_before_idle": _kind("an untagged EXISTS arrives before IDLE's continuation"),
-    "imap.silent_idle": _kind("IDLE is accepted and pushes nothing"),
-}
+from mailbridge.sandbox.fault_catalogue import CATALOGUE
 
 _NARROWING: Final = frozenset({"command", "folder"})
 

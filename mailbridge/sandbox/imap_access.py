@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 from mailbridge.sandbox.exchange import SignIn
 from mailbridge.sandbox.imap_protocol import Command, text
 from mailbridge.sandbox.imap_view import View
-from mailbridge.sandbox.imap_wire import Disconnected, ProtocolError
+from mailbridge.sandbox.imap_wire import ProtocolError, read_line
 from mailbridge.sandbox.mailstore import Mailbox
+from mailbridge.sandbox.wire import Disconnected
 
 if TYPE_CHECKING:
     from mailbridge.sandbox.imap_session import Session
@@ -34,7 +35,7 @@ async def authenticate(session: Session, command: Command) -> str:
         raise ProtocolError("Command Argument Error. 12")
     if credential is None:
         await session.wire.send(b"+ \r\n")
-        credential = await session.wire.line(_CREDENTIAL_LIMIT)
+        credential = await read_line(session.wire, _CREDENTIAL_LIMIT)
         if credential == b"*":
             raise ProtocolError("AUTHENTICATE cancelled.")
     if method == "PLAIN":
@@ -55,7 +56,7 @@ async def _xoauth2(session: Session, credential: bytes) -> str:
     if signed_in is None or server.faults.take("imap.auth_failed", mailbox=address):
         if server.faults.active("imap.challenge_on_failure", mailbox=address):
             await session.wire.send(b"+ " + base64.b64encode(_CHALLENGE) + b"\r\n")
-            await session.wire.line()
+            await read_line(session.wire)
         return _refuse(session, "AUTHENTICATE")
     server.logins += 1
     session.enter(signed_in)
@@ -129,7 +130,7 @@ async def idle(session: Session, _command: Command) -> str:
         await session.untagged(f"{len(session.view.uids)} EXISTS")
     silent = faults.take("imap.silent_idle", mailbox=session.address) is not None
     await session.wire.send(b"+ IDLE accepted, awaiting DONE command.\r\n")
-    reading = asyncio.create_task(session.wire.line())
+    reading = asyncio.create_task(read_line(session.wire))
     try:
         async with asyncio.timeout(session.server.limits.idle_seconds):
             line = await _push_until(session, reading, None if silent else session.view)

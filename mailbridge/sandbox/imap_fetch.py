@@ -14,6 +14,7 @@ from mailbridge.sandbox.imap_protocol import internal_date, quoted, text
 from mailbridge.sandbox.imap_view import flags_text
 from mailbridge.sandbox.imap_wire import ProtocolError
 from mailbridge.sandbox.mailstore import Message
+from mailbridge.sandbox.rendering import header_of
 
 _MACROS: Final = {
     "FAST": ("FLAGS", "INTERNALDATE", "RFC822.SIZE"),
@@ -29,7 +30,6 @@ _BODY: Final = re.compile(
     r"BODY(\.PEEK)?\[(|HEADER|TEXT|HEADER\.FIELDS(?:\.NOT)? \(([^()]*)\))\](?:<(\d+)\.(\d+)>)?",
     re.IGNORECASE,
 )
-_HEADER_END: Final = re.compile(rb"\r?\n\r?\n")
 _ENVELOPE_ADDRESSES: Final = ("from", "sender", "reply-to", "to", "cc", "bcc")
 
 
@@ -79,14 +79,6 @@ def _item(name: str) -> Item:
         offset=int(offset) if offset else None,
         length=int(length or 0),
     )
-
-
-def header_of(raw: bytes) -> bytes:
-    """Return the header block with the empty line that ends it."""
-    if raw.startswith((b"\r\n", b"\n")):
-        return raw[: raw.index(b"\n") + 1]
-    match = _HEADER_END.search(raw)
-    return raw if match is None else raw[: match.end()]
 
 
 def section_of(item: Item, raw: bytes) -> bytes:

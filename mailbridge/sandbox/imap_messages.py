@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 from mailbridge.sandbox.faults import Fault
 from mailbridge.sandbox.imap_fetch import (
     Item,
-    header_of,
     parse_items,
     plain_value,
     section_of,
@@ -26,8 +25,10 @@ from mailbridge.sandbox.imap_protocol import (
 )
 from mailbridge.sandbox.imap_search import Search
 from mailbridge.sandbox.imap_view import View, flags_line
-from mailbridge.sandbox.imap_wire import Disconnected, ProtocolError, Refused
+from mailbridge.sandbox.imap_wire import ProtocolError, Refused
 from mailbridge.sandbox.mailstore import Message, known_flags
+from mailbridge.sandbox.rendering import placeholder
+from mailbridge.sandbox.wire import Disconnected
 
 if TYPE_CHECKING:
     from mailbridge.sandbox.imap_session import Session
@@ -116,7 +117,7 @@ class _Fetch:
         items = self._with_seen(message)
         raw = message.raw
         if self.take("imap.placeholder", message.uid):
-            raw = placeholder(message.raw, number)
+            raw = placeholder(message.raw, number, protocol="IMAP4")
         out = bytearray(b"* %d FETCH (" % number)
         for index, item in enumerate(items):
             out += b" " if index else b""
@@ -199,28 +200,6 @@ async def _expunged_meanwhile(running: _Fetch, uids: list[int]) -> None:
         victim = fault["uid"] or uids[-1]
         running.view.folder.remove(victim)
         await running.session.wire.send(running.view.forget(victim))
-
-
-def placeholder(raw: bytes, number: int) -> bytes:
-    """Return the mail that stands in for one which the server cannot convert."""
-    wanted = (b"subject:", b"from:", b"date:")
-    kept = [line for line in header_of(raw).splitlines() if line.lower().startswith(wanted)]
-    notice = f"Retrieval using the IMAP4 protocol failed for the following message: {number}"
-    lines = [
-        b'From: "Microsoft Exchange Server" <>',
-        b"Subject: " + notice.encode(),
-        b"MIME-Version: 1.0",
-        b'Content-Type: text/plain; charset="us-ascii"',
-        b"",
-        b"The server couldn't retrieve the following message:",
-        b"",
-        *kept,
-        b"",
-        b"The message hasn't been deleted. You might be able to view it using either Outlook or",
-        b"Outlook Web App. You can also contact the sender to find out what the message says.",
-        b"",
-    ]
-    return b"\r\n".join(lines)
 
 
 async def store(session: Session, command: Command) -> str:

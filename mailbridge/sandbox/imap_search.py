@@ -9,11 +9,11 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Final
 
-from mailbridge.sandbox.imap_fetch import header_of
 from mailbridge.sandbox.imap_protocol import MONTHS, NumberSet, text
 from mailbridge.sandbox.imap_view import View
 from mailbridge.sandbox.imap_wire import ProtocolError
 from mailbridge.sandbox.mailstore import Message
+from mailbridge.sandbox.rendering import header_of
 
 Test = Callable[[Message], bool]
 

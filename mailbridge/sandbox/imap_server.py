@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -11,12 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from mailbridge.sandbox.exchange import Exchange
+from mailbridge.sandbox.exchange import BACKEND_MARK, Exchange, Logged
 from mailbridge.sandbox.faults import Faults
 from mailbridge.sandbox.imap_session import Session
-from mailbridge.sandbox.imap_wire import Wire
+from mailbridge.sandbox.listener import Listener
 
-_BACKEND: Final = "FR0P281CA0041.DEUP281.PROD.OUTLOOK.COM"
 _BEFORE: Final = (
     "IMAP4 IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR UIDPLUS ID UNSELECT CHILDREN IDLE NAMESPACE "
     "LITERAL+"
@@ -34,18 +31,6 @@ _NEW_AFTER: Final = (
     "CLIENTACCESSRULES CLIENTNETWORKPRESENCELOCATION BACKENDAUTHENTICATE BACKENDAUTHENTICATE-IR "
     "CHILDREN IDLE NAMESPACE LITERAL+"
 )
-#: seconds that a TLS goodbye may take
-_GOODBYE: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Logged:
-    """A command that was received. Credentials are blanked, literals are left out."""
-
-    session: int
-    address: str
-    name: str
-    line: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,55 +56,34 @@ class ImapServer:
         self.now = now
         self.limits = Limits()
         self.port = 0
-        self.connections = 0
         #: sign-ins whose token was taken, "not connected" ones included
         self.logins = 0
         #: sign-ins answered NO
         self.refusals = 0
         self.commands: deque[Logged] = deque(maxlen=100_000)
-        self.sessions: set[Session] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._listener = Listener(lambda wire, number, _secure: Session(self, wire, number=number))
+
+    @property
+    def connections(self) -> int:
+        """Connections taken so far."""
+        return self._listener.connections
+
+    @property
+    def sessions(self) -> set[Session]:
+        """The sessions that live."""
+        return self._listener.sessions
 
     async def start(self, context: ssl.SSLContext, *, host: str, port: int) -> None:
         """Listen; port 0 takes a free one."""
-        self._server = await asyncio.start_server(
-            self._accept,
-            host,
-            port,
-            ssl=context,
-            ssl_shutdown_timeout=_GOODBYE,
-            backlog=1024,
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.port = await self._listener.open(context, host=host, port=port)
 
     async def stop(self) -> None:
         """Stop listening and cut off every session."""
-        if self._server is None:
-            return
-        self._server.close()
-        for session in list(self.sessions):
-            session.wire.abort()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-        self._server = None
+        await self._listener.stop()
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        session = Session(self, Wire(reader, writer), number=self.connections)
-        self.sessions.add(session)
-        task = asyncio.get_running_loop().create_task(self._serve(session))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, session: Session) -> None:
-        try:
-            await session.run()
-        finally:
-            self.sessions.discard(session)
-            await session.wire.closed()
+    async def restart(self) -> None:
+        """Listen again on the same port, as after a crash; the mail is still there."""
+        await self._listener.restart()
 
     def record(self, session: int, address: str, name: str, line: str) -> None:
         """Log a command; the caller has blanked its credentials."""
@@ -140,13 +104,12 @@ class ImapServer:
 
     def greeting(self) -> str:
         """Return the first line, after ``* ``."""
-        backend = base64.b64encode(_BACKEND.encode("utf-16-le")).decode("ascii")
         if self.faults.active("imap.new_front_end"):
             return (
                 "OK Microsoft Exchange IMAP4 service ready. 7d5f1c5e-2c4a-4d0e-9a53-4c1f3a1b6f20 "
-                f"(tcpproxy/15.21.0406.000 BACKENDAUTHENTICATE) [{backend}]"
+                f"(tcpproxy/15.21.0406.000 BACKENDAUTHENTICATE) [{BACKEND_MARK}]"
             )
-        return f"OK The Microsoft Exchange IMAP4 service is ready. [{backend}]"
+        return f"OK The Microsoft Exchange IMAP4 service is ready. [{BACKEND_MARK}]"
 
     def capabilities(self, address: str, *, signed_in: bool) -> list[str]:
         """Return what CAPABILITY lists, without what a fault hides."""

@@ -16,14 +16,14 @@ from mailbridge.sandbox.imap_view import View
 from mailbridge.sandbox.imap_wire import (
     LINE_LIMIT,
     LITERAL_LIMIT,
-    Disconnected,
     ProtocolError,
     Refused,
-    Wire,
+    read_line,
     read_parts,
     tag_of,
 )
 from mailbridge.sandbox.mailstore import Mailbox
+from mailbridge.sandbox.wire import Disconnected, Wire
 
 if TYPE_CHECKING:
     from mailbridge.sandbox.imap_server import ImapServer
@@ -104,7 +104,7 @@ class Session:
         patience = limits.idle_seconds if self.signed_in else limits.sign_in_seconds
         try:
             async with asyncio.timeout(patience):
-                line = await self.wire.line()
+                line = await read_line(self.wire)
         except TimeoutError:
             await self.bye("Connection is closed. 13")
             return

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -69,6 +72,8 @@ class Message:
     raw: bytes = field(repr=False)
     received_at: datetime
     flags: set[str] = field(default_factory=set)
+    #: stays when the folder is renumbered, and comes in no other run
+    key: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
 class Folder:
@@ -156,6 +161,9 @@ class Mailbox:
         """Folders get consecutive UIDVALIDITYs from ``uidvalidity`` on."""
         self.address = address
         self.imap_enabled = True
+        self.pop_enabled = True
+        #: how often the mailbox was moved to another server
+        self.moves = 0
         self._now = now
         self._next_uidvalidity = uidvalidity
         self.folders: dict[str, Folder] = {}
@@ -230,6 +238,18 @@ class Mailbox:
             if old != new and old in self.folders:
                 self.rename(old, new)
         self.language = language
+
+    def uidl(self, message: Message) -> str:
+        """Return POP3's name of a message: opaque, and the same until the mailbox is moved."""
+        seed = f"{self.address.lower()} {self.moves} {message.key}".encode()
+        return "AAMkAD" + base64.b64encode(hashlib.sha256(seed).digest()).decode("ascii")
+
+    def move_to_other_server(self) -> None:
+        """Give every folder another UIDVALIDITY and every message another UIDL; none is lost."""
+        self.moves += 1
+        for folder in self.folders.values():
+            folder.reset_uidvalidity(self._next_uidvalidity)
+            self._next_uidvalidity += 1
 
     def deliver(
         self,

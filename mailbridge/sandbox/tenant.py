@@ -1,4 +1,4 @@
-"""A whole tenant: its CA, Entra, the mail server, apps, mailboxes and permissions.
+"""A whole tenant: its CA, Entra, the mail servers, apps, mailboxes and permissions.
 
 ::
 
@@ -8,7 +8,8 @@
         tenant.grant(app, box)
         uid = box.deliver(raw)
         tenant.faults.add("imap.throttled", times=1)
-        ...  # tenant.entra.authority, tenant.imap.port, tenant.ca_file, app.client_id, app.secret
+        ...  # tenant.entra.authority, tenant.imap.port, tenant.pop3.port, tenant.pop3.stls_port,
+        ...  # tenant.ca_file, app.client_id, app.secret
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from mailbridge.sandbox.exchange import Exchange
 from mailbridge.sandbox.faults import Faults
 from mailbridge.sandbox.imap_server import ImapServer
 from mailbridge.sandbox.mailstore import Mailbox
+from mailbridge.sandbox.pop3_server import Pop3Server
 from mailbridge.sandbox.tokens import SigningKey, TokenService
 
 
@@ -58,6 +60,7 @@ class Tenant:
         self.exchange = Exchange(directory=directory, tokens=self.tokens, now=now)
         self.entra = Entra(directory=directory, tokens=self.tokens, faults=self.faults, now=now)
         self.imap = ImapServer(exchange=self.exchange, faults=self.faults, now=now)
+        self.pop3 = Pop3Server(exchange=self.exchange, faults=self.faults)
 
     @classmethod
     @asynccontextmanager
@@ -71,6 +74,8 @@ class Tenant:
         host: str = "127.0.0.1",
         entra_port: int = 0,
         imap_port: int = 0,
+        pop3_port: int = 0,
+        stls_port: int = 0,
     ) -> AsyncIterator[Tenant]:
         """Start a tenant on loopback; it is gone, with its files, when the block ends.
 
@@ -94,6 +99,8 @@ class Tenant:
             await tenant.entra.start(context, host=host, port=entra_port)
             stack.push_async_callback(tenant.imap.stop)
             await tenant.imap.start(context, host=host, port=imap_port)
+            stack.push_async_callback(tenant.pop3.stop)
+            await tenant.pop3.start(context, host=host, port=pop3_port, stls_port=stls_port)
             yield tenant
 
     def add_app(  # noqa: PLR0913 - the fields of an app registration

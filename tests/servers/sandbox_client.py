@@ -1,10 +1,11 @@
-"""Clients of the sandbox's IMAP server: one that sees every byte, and imapclient in a thread."""
+"""Clients of the sandbox's mail servers: one that sees every byte, and libraries in a thread."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import functools
+import poplib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -41,6 +42,13 @@ def token_of(tenant: Tenant) -> str:
     return tenant.tokens.app_token(app_of(tenant), audience=EXCHANGE)
 
 
+async def eventually(fact: Callable[[], object]) -> None:
+    """Wait until something holds; ``TimeoutError`` when it never does."""
+    async with asyncio.timeout(10):
+        while not fact():
+            await asyncio.sleep(0.01)
+
+
 class Raw:
     """A client that sees every byte."""
 
@@ -52,9 +60,9 @@ class Raw:
         """Send a line."""
         self.writer.write(text.encode() + b"\r\n")
 
-    async def line(self) -> str:
-        """Return the next line, without its end."""
-        async with asyncio.timeout(5):
+    async def line(self, *, within: float = 5) -> str:
+        """Return the next line, without its end; ``TimeoutError`` after so many seconds."""
+        async with asyncio.timeout(within):
             return (await self.reader.readline()).decode().removesuffix("\r\n")
 
     async def until(self, start: str) -> list[str]:
@@ -70,6 +78,25 @@ class Raw:
         self.send(command)
         return await self.until(command.split(" ", 1)[0] + " ")
 
+    async def lines(self) -> list[str]:
+        """Read a POP3 answer in several lines; without its first line and the dot."""
+        first = await self.line()
+        assert first.startswith("+OK"), first
+        return await self.dotted()
+
+    async def dotted(self) -> list[str]:
+        """Read lines up to the lone dot, doubled dots as they come."""
+        lines = [await self.line()]
+        while lines[-1] != ".":
+            assert self.reader.at_eof() is False, lines
+            lines.append(await self.line())
+        return lines[:-1]
+
+    async def ask(self, command: str) -> str:
+        """Send a POP3 command; return the one line that answers it."""
+        self.send(command)
+        return await self.line()
+
     async def rest(self) -> bytes:
         """Read until the server has closed."""
         async with asyncio.timeout(5):
@@ -77,11 +104,11 @@ class Raw:
 
 
 @asynccontextmanager
-async def connect(tenant: Tenant) -> AsyncIterator[Raw]:
-    """Connect; the greeting is still to be read."""
+async def connect(tenant: Tenant, *, port: int | None = None) -> AsyncIterator[Raw]:
+    """Connect in TLS, to IMAP or another port; the greeting is still to be read."""
     reader, writer = await asyncio.open_connection(
         "127.0.0.1",
-        tenant.imap.port,
+        tenant.imap.port if port is None else port,
         ssl=tenant.authority.client_context(),
         server_hostname="localhost",
     )
@@ -101,6 +128,50 @@ async def signed_in(tenant: Tenant, *, select: bool = True) -> AsyncIterator[Raw
         if select:
             await raw.do("S SELECT INBOX")
         yield raw
+
+
+@asynccontextmanager
+async def pop3(tenant: Tenant, *, token: str | None = None) -> AsyncIterator[Raw]:
+    """Connect to POP3 and sign in."""
+    async with connect(tenant, port=tenant.pop3.port) as raw:
+        await raw.line()
+        assert await raw.ask("AUTH XOAUTH2") == "+ "
+        answer = await raw.ask(credential(token or token_of(tenant)))
+        assert answer == "+OK User successfully authenticated."
+        yield raw
+
+
+async def pop3_answer(tenant: Tenant, blob: str) -> str:
+    """Return what POP3 answers to a credential."""
+    async with connect(tenant, port=tenant.pop3.port) as raw:
+        await raw.line()
+        assert await raw.ask("AUTH XOAUTH2") == "+ "
+        return await raw.ask(blob)
+
+
+async def poplib_session(tenant: Tenant, work: Callable[[poplib.POP3], Any], *, stls: bool) -> Any:
+    """Run ``work`` with a signed-in poplib client in a thread, then QUIT."""
+    blob, context = credential(token_of(tenant)), tenant.authority.client_context()
+
+    def run() -> Any:
+        client: poplib.POP3
+        if stls:
+            client = poplib.POP3("localhost", tenant.pop3.stls_port, timeout=10)
+            client.stls(context)
+        else:
+            client = poplib.POP3_SSL("localhost", tenant.pop3.port, context=context, timeout=10)
+        try:
+            client._putcmd("AUTH XOAUTH2")  # type: ignore[attr-defined]
+            assert client._getline() == (b"+ ", 4)  # type: ignore[attr-defined]
+            client._shortcmd(blob)  # type: ignore[attr-defined]
+            result = work(client)
+        except BaseException:
+            client.close()
+            raise
+        client.quit()
+        return result
+
+    return await asyncio.to_thread(run)
 
 
 async def imap(tenant: Tenant, work: Callable[[imapclient.IMAPClient], Any]) -> Any:

@@ -1,0 +1,142 @@
+"""The one table of everything that the sandbox can be told to do wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What a fault does, and its options with their defaults."""
+
+    effect: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _kind(effect: str, **options: object) -> Kind:
+    return Kind(effect=effect, options=options)
+
+
+CATALOGUE: Final[Mapping[str, Kind]] = {
+    # Entra
+    "discovery.503": _kind("openid-configuration answers 503", retry_after=None),
+    "discovery.hang": _kind("openid-configuration never answers", seconds=None),
+    "discovery.wrong_body": _kind("openid-configuration answers 200 with an HTML page"),
+    "token.429": _kind("HTTP 429 temporarily_unavailable", retry_after=None),
+    "token.500": _kind("HTTP 500 with an empty body"),
+    "token.503": _kind("HTTP 503 with an HTML page", retry_after=None),
+    "token.hang": _kind("the request is read and not answered", seconds=None),
+    "token.drop": _kind("the connection is closed instead of an answer"),
+    "token.wrong_body": _kind("HTTP 200 with an HTML page, as a captive portal sends it"),
+    "token.error": _kind(
+        "an AADSTS error of your choice",
+        status=400,
+        error="invalid_grant",
+        code=53003,
+        text="Access has been blocked by Conditional Access policies.",
+        suberror=None,
+    ),
+    # connecting and signing in
+    "imap.refuse": _kind("the connection is closed before the greeting"),
+    "imap.no_greeting": _kind("the server accepts and stays silent", seconds=None),
+    "imap.auth_failed": _kind("NO AUTHENTICATE failed."),
+    "imap.challenge_on_failure": _kind("a refusal is preceded by a JSON challenge, as at Gmail"),
+    "imap.not_connected": _kind(
+        "sign-in is OK, then: BAD User is authenticated but not connected."
+    ),
+    "imap.session_limit": _kind("more sessions of a mailbox than this are not connected", limit=16),
+    "imap.no_capability": _kind("one capability is neither listed nor obeyed", capability="IDLE"),
+    "imap.new_front_end": _kind("greeting and capabilities of the front end seen since 2026-09"),
+    # any command
+    "imap.throttled": _kind(
+        "BAD Request is throttled. Suggested Backoff Time: N milliseconds; with hang_up, BYE too",
+        milliseconds=89117,
+        hang_up=False,
+    ),
+    "imap.server_unavailable": _kind(
+        "Server Unavailable. 15, as NO, BAD or untagged; then BYE unless hang_up is false",
+        form="NO",
+        uid=None,
+        hang_up=True,
+    ),
+    "imap.bye_on_command": _kind("BYE instead of an answer", text="Connection closed. 14"),
+    "imap.drop_on_command": _kind(
+        "the connection is closed without BYE; reset sends RST", reset=False
+    ),
+    "imap.token_expired": _kind("* BYE Session invalidated - AccessTokenExpired"),
+    "imap.hang": _kind("the command is read and not answered", seconds=None),
+    "imap.slow": _kind("answers trickle", bytes_per_second=20_000),
+    # FETCH; with uid=None every message is meant
+    "imap.drop_mid_literal": _kind("cut after so many bytes of a literal", after=100, uid=None),
+    "imap.broken_literal_size": _kind(
+        "a literal announces its size plus delta", delta=10, uid=None
+    ),
+    "imap.fetch_ok_no_data": _kind("FETCH ends OK without this message", uid=None),
+    "imap.fetch_nil": _kind("FETCH gives BODY[] NIL", uid=None),
+    "imap.fetch_bad": _kind(
+        "any FETCH with this message: BAD Command Argument Error. 11", uid=None
+    ),
+    "imap.fetch_no": _kind("any FETCH with this message: NO Server Unavailable. 15", uid=None),
+    "imap.placeholder": _kind("the stand-in for a message that cannot be converted", uid=None),
+    "imap.inexact_size": _kind("RFC822.SIZE is off by delta", delta=13, uid=None),
+    "imap.expunge_during_fetch": _kind(
+        "another client expunges a message (default: the batch's last) amid the FETCH", uid=None
+    ),
+    "imap.duplicate_fetch": _kind(
+        "unsolicited FETCH (FLAGS …) lines around every asked one", uid=None
+    ),
+    # IDLE
+    "imap.exists_before_idle": _kind("an untagged EXISTS arrives before IDLE's continuation"),
+    "imap.silent_idle": _kind("IDLE is accepted and pushes nothing"),
+    # POP3: connecting and signing in
+    "pop3.refuse": _kind("the connection is closed before the greeting"),
+    "pop3.no_greeting": _kind("the server accepts and stays silent", seconds=None),
+    "pop3.new_front_end": _kind("greeting and token limit of the front end seen since 2025-07"),
+    "pop3.pipelining": _kind("CAPA offers PIPELINING, which Exchange does not"),
+    "pop3.auth_failed": _kind("-ERR Authentication failure: unknown user name or bad password."),
+    "pop3.throttled": _kind(
+        "once the mailbox has sent so many commands, sign-in is answered -ERR Logon failure: "
+        "unknown user name or bad password.",
+        commands=0,
+    ),
+    "pop3.connection_limit": _kind(
+        "more sessions of a mailbox than this: -ERR BYE Connection refused", limit=16
+    ),
+    "pop3.uidl_changed": _kind("at sign-in the mailbox has moved: every UIDL is another"),
+    # POP3: any command
+    "pop3.hang": _kind("the command is read and not answered", seconds=None),
+    "pop3.slow": _kind("answers trickle", bytes_per_second=20_000),
+    "pop3.drop_on_command": _kind("the connection is closed; reset sends RST", reset=False),
+    "pop3.err_on_command": _kind(
+        "-ERR with this text, then the end unless hang_up is false",
+        text="Connection is closed. 11",
+        hang_up=True,
+    ),
+    # POP3: messages; with uid=None (the UID that IMAP shows) every message is meant
+    "pop3.no_uidl": _kind("UIDL is neither listed nor known"),
+    "pop3.inexact_size": _kind("STAT, LIST and RETR are off by delta", delta=13, uid=None),
+    "pop3.retr_error": _kind(
+        "RETR and TOP of this message: -ERR", text="Server Unavailable. 15", uid=None
+    ),
+    "pop3.placeholder": _kind("the stand-in for a message that cannot be converted", uid=None),
+    "pop3.drop_mid_message": _kind("cut after so many bytes of a message", after=100, uid=None),
+    # the end of a POP3 session
+    "pop3.quit_dropped": _kind("cut before QUIT is obeyed: nothing is deleted"),
+    "pop3.quit_answer_lost": _kind("QUIT is obeyed, and cut before its answer"),
+}
+
+#: what is so as long as it is armed, instead of striking so many times
+STATES: Final = frozenset(
+    {
+        "imap.challenge_on_failure",
+        "imap.new_front_end",
+        "imap.no_capability",
+        "imap.session_limit",
+        "pop3.connection_limit",
+        "pop3.new_front_end",
+        "pop3.no_uidl",
+        "pop3.pipelining",
+    }
+)
