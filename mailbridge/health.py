@@ -6,8 +6,10 @@ a restart; what must survive is in the store.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 
@@ -20,64 +22,108 @@ class Sight(StrEnum):
     OK = "ok"
     #: a check is failing or overdue; tried again soon
     DEGRADED = "degraded"
+    #: signed in, but the server does not open the mailbox; tried after 1, 5, 15 minutes
+    NOT_CONNECTED = "not_connected"
     #: a person must act; tried again every 15 minutes
     PARKED = "parked"
 
 
 @dataclass(slots=True, kw_only=True)
 class FolderHealth:
-    """One watched folder: its sight, the cause of trouble, and when it was last proven."""
+    """One watched folder: its sight, the cause of trouble, and when it was last proven.
+
+    What is shown is a time of day; what is waited for is counted in seconds of ``clock``,
+    which nobody can set: a machine whose time jumps is not blind.
+    """
 
     mailbox: str
     folder: str
+    clock: Callable[[], float] = time.monotonic
     sight: Sight = Sight.STARTING
-    #: since when a check has been wanted and not proven; ``None`` while all is well
-    wanted_since: datetime | None = None
+    #: since when a check has been wanted and shows no progress; lies ahead while one is
+    #: expected; ``None`` while nothing is
+    wanted_at: float | None = None
     #: since when it has been failing or overdue, for the notice
+    failing_at: float | None = None
     failing_since: datetime | None = None
+    #: since when it has been well, for the notice that it is
+    well_at: float | None = None
+    #: nothing is being read: the next answer is a few bytes, and has to come soon
+    asking: bool = False
+    #: the session in use is told of new mail by the server
+    pushing: bool = False
     cause: str = ""
     code: str = ""
     fix: str = ""
     failures: int = 0
+    #: how often in a row the server signed in and would not open the mailbox
+    not_connected: int = 0
     last_check: datetime | None = None
     last_message: datetime | None = None
     next_try: datetime | None = None
     throttled_until: datetime | None = None
+    throttled_seconds: float = 0.0
     #: the id of the ``mailbox.degraded`` notice that is out and has no ``recovered`` yet
     announced: str = ""
     accepted: int = 0
+    #: messages that a look-back sweep found behind the checkpoint; 0 in a healthy run
+    swept: int = 0
+    #: connections that were made to sign in, since the start
+    logins: int = 0
 
-    def wanted(self, now: datetime) -> None:
-        """Note that a check is due; the clock towards ``degraded`` runs from here."""
-        if self.wanted_since is None:
-            self.wanted_since = now
+    def wanted(self, at: float | None = None) -> None:
+        """Note that a check is due now or ``at``; the clock towards ``degraded`` runs from there.
+
+        The earlier of two wishes holds.
+        """
+        at = self.clock() if at is None else at
+        self.wanted_at = at if self.wanted_at is None else min(self.wanted_at, at)
 
     def progress(self, now: datetime, new: int) -> None:
         """Note that a batch was stored: a long backlog is not blindness."""
-        self.wanted_since = now
+        self.wanted_at = self.clock()
         if new:
             self.accepted += new
             self.last_message = now
 
     def proven(self, now: datetime) -> None:
         """Note a full check: connected, listed, everything beyond the checkpoint stored."""
+        if self.sight is not Sight.OK:
+            self.well_at = self.clock()
         self.sight = Sight.OK
         self.last_check = now
-        self.wanted_since = self.failing_since = self.next_try = self.throttled_until = None
+        self.wanted_at = self.failing_at = self.failing_since = None
+        self.next_try = self.throttled_until = None
         self.cause = self.code = self.fix = ""
-        self.failures = 0
+        self.failures = self.not_connected = 0
 
-    def failed(self, now: datetime, *, cause: str, code: str, fix: str, parked: bool) -> None:
+    def failed(self, now: datetime, *, cause: str, code: str, fix: str, sight: Sight) -> None:
         """Note a failed check and why."""
-        self.sight = Sight.PARKED if parked else Sight.DEGRADED
         self.failures += 1
-        self.failing_since = self.failing_since or self.wanted_since or now
-        self.wanted(now)
+        self.not_connected += sight is Sight.NOT_CONNECTED
+        self.blind(now, cause=cause, code=code, fix=fix, sight=sight)
+
+    def blind(self, now: datetime, *, cause: str, code: str, fix: str, sight: Sight) -> None:
+        """Note that the folder is not seen, since the check was wanted that has not come."""
+        self.wanted()
+        if self.failing_at is None:
+            wanted = self.clock() if self.wanted_at is None else self.wanted_at
+            self.failing_at = min(self.clock(), wanted)
+            self.failing_since = now - timedelta(seconds=self.clock() - self.failing_at)
+        self.sight, self.well_at = sight, None
         self.cause, self.code, self.fix = cause, code, fix
 
-    def overdue(self, now: datetime, limit: float) -> bool:
+    def overdue(self, limit: float) -> bool:
         """Tell whether a wanted check has shown no progress for ``limit`` seconds."""
-        return self.wanted_since is not None and (now - self.wanted_since).total_seconds() > limit
+        return self.wanted_at is not None and self.clock() - self.wanted_at > limit
+
+    def failing(self, limit: float) -> bool:
+        """Tell whether it has not been seen for ``limit`` seconds."""
+        return self.failing_at is not None and self.clock() - self.failing_at >= limit
+
+    def well(self, limit: float) -> bool:
+        """Tell whether it has been seen again for ``limit`` seconds."""
+        return self.well_at is not None and self.clock() - self.well_at >= limit
 
 
 @dataclass(slots=True, kw_only=True)

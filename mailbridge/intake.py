@@ -2,38 +2,66 @@
 
 ::
 
-    wake ──▶ fetch a batch ──▶ accept (one commit) ──▶ next batch … ──▶ settle what is unsettled
+    wake ──▶ unchanged? ──yes──────────────────────────────────────────────▶ proven ──▶ sweep
+                 └─ no ──▶ fetch a batch ──▶ accept (one commit) … ──▶ settle ──┘      when due
 
 Nothing is told to the server before ``accept`` has returned. What a crash interrupts is done
 again: a batch that was not committed is listed again, a settle that was not noted is repeated.
+The schedule, the server's push and a timer of its own all lead to the same check.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import replace
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final, cast
 
-import structlog
-
+from mailbridge.acceptance import Acceptance
+from mailbridge.errors import Throttled
 from mailbridge.health import FolderHealth
-from mailbridge.model import Batch, Fingerprint, MessageRef, Notice, derived_id
+from mailbridge.model import Accepted, Batch, Checkpoint
+from mailbridge.room import MailboxSlots
 from mailbridge.sources.base import Known, Session, Source
 from mailbridge.store.base import IntakeStore
+from mailbridge.sweep import BACK, LookBack, Sweeps
 
-log = structlog.get_logger()
+#: seconds within which a session that is pushed to proves a check: with the 15 s that the
+#: server has to answer, a half-open connection is noticed within 45 s
+PROVE_EVERY: Final = 30.0
+#: of the schedule's interval: after so much of it a check is made without being woken
+NET: Final = 1.25
+#: seconds, the same for a session without a known interval
+NET_SECONDS: Final = 750.0
+#: seconds: a wait that ends sooner, and with nothing new, was ended by chatter
+CHATTER: Final = 1.0
+_EVER: Final = datetime.max.replace(tzinfo=UTC)
 
-#: messages settled with one command and one commit
-SETTLE_CHUNK: Final = 500
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quiet:
+    """What the last full look of this session left: enough to see that nothing is to be done.
+
+    Kept in memory, since the intake is the only writer of its folder's checkpoint, and dropped
+    with the session. ``next_gap`` is when the next gap is due; ``settled`` tells that nothing
+    accepted is still to be told to the server.
+    """
+
+    checkpoint: Checkpoint
+    next_gap: datetime
+    settled: bool
 
 
 class Intake:
     """One folder. ``live`` runs one session and returns when it has to be replaced.
 
     Raises the errors of ``mailbridge.errors``; whoever runs it backs off and calls it again.
+    ``keeps_session`` says that the schedule comes often enough to keep the session open between
+    two looks; one that is pushed to is kept in any case. ``every`` is the schedule's interval
+    in seconds: the intake makes a check by itself when the schedule has not asked for it.
     """
 
     def __init__(  # noqa: PLR0913 - the composition root names each once
@@ -50,115 +78,203 @@ class Intake:
         on_accepted: Callable[[], None],
         ahead: asyncio.Semaphore,
         now: Callable[[], datetime],
+        every: float | None = None,
+        slots: MailboxSlots | None = None,
+        sweeps: Sweeps | None = None,
     ) -> None:
         self.mailbox = source.mailbox
         self.folder = source.folder
         self.health = health
         self._source = source
         self._store = store
-        self._address = address
-        self._sinks = tuple(sinks)
-        self._listeners = tuple(listeners)
-        self._settles = settles
+        self._taken = Acceptance(
+            mailbox=source.mailbox,
+            folder=source.folder,
+            store=store,
+            address=address,
+            sinks=sinks,
+            listeners=listeners,
+            settles=settles,
+            health=health,
+            on_accepted=on_accepted,
+            now=now,
+        )
         self._keeps_session = keeps_session
-        self._on_accepted = on_accepted
         #: places for batches that are fetched while another is committed, over all folders
         self._ahead = ahead
         self._now = now
+        self._net = None if every is None else every * NET
+        self._slots = slots or MailboxSlots()
+        self._own_place = self._slots.claim()
+        self._look_back = LookBack(sweeps or Sweeps())
+        self._quiet: Quiet | None = None
+        self._chatter = 0
         self._woken = asyncio.Event()
         self._woken.set()
 
     def wake(self) -> None:
         """Ask for a look now; many wakes before the look are one."""
-        self.health.wanted(self._now())
+        self.health.wanted()
         self._woken.set()
 
     async def live(self) -> None:
         """Wait to be woken, then check; again and again while the session is good."""
-        await self._woken.wait()
-        self.health.wanted(self._now())
-        async with self._source.session() as session:
-            await self._check(session)
-            while self._keeps_session and await self._woken_before(session.expires_at):
-                await self._check(session)
+        await self._asked()
+        self._woken.set()  # until the check begins: what comes between must not lose it
+        self.health.wanted()
+        async with self._slots.place(own=self._own_place):
+            await self._turn()
+            self.health.logins += 1
+            try:
+                async with self._source.session() as session:
+                    await self._watch(session)
+            except BaseException as error:
+                # The look that was asked for has not happened; the next session owes it.
+                self._woken.set()
+                if isinstance(error, Throttled):
+                    self._slots.hold(error.retry_after)
+                raise
+            finally:
+                self._quiet = None
+                self.health.pushing = self.health.asking = False
 
-    async def _woken_before(self, moment: datetime) -> bool:
-        left = (moment - self._now()).total_seconds()
+    async def _asked(self) -> None:
+        """Wait for the schedule, but not for one that has died."""
+        if self._net is not None and not self._woken.is_set():
+            self.health.wanted(self.health.clock() + self._net)
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, left)):
+            async with asyncio.timeout(self._net):
                 await self._woken.wait()
-        return self._woken.is_set() and self._now() < moment
+
+    async def _turn(self) -> None:
+        """Wait until this mailbox may sign in again."""
+        if seconds := self._slots.book():
+            self.health.next_try = self._now() + timedelta(seconds=seconds)
+            await asyncio.sleep(seconds)
+            self.health.next_try = None
+
+    # --- one session
+
+    async def _watch(self, session: Session) -> None:
+        """Check, and check again when something asks for it, until the session is to be replaced.
+
+        The seconds are counted by a clock that nobody sets: when the time of day jumps, the
+        sessions of all mailboxes would otherwise end together.
+        """
+        began = time.monotonic()
+        ends = began + (session.expires_at - self._now()).total_seconds()
+        keeps = session.lasts and self._own_place and (session.pushes or self._keeps_session)
+        self.health.pushing = keeps and session.pushes
+        if keeps:
+            self._look_back.session_opened()
+        try:
+            await self._check(session)
+            await self._sweep(session)
+            while keeps and time.monotonic() < ends:
+                await self._wait(session, ends)
+                if time.monotonic() >= ends:
+                    break
+                await self._check(session)
+                await self._sweep(session)
+        finally:
+            if keeps:
+                self._slots.ended(time.monotonic() - began)
+        if session.pushes and keeps:
+            self._woken.set()  # nothing else would bring the next session
+
+    async def _wait(self, session: Session, ends: float) -> None:
+        """Stand by until something asks for a check, at the latest when one has to be proven."""
+        now = time.monotonic()
+        net = PROVE_EVERY if session.pushes else (self._net or NET_SECONDS)
+        seconds = min(net, ends - now)
+        self.health.wanted(self.health.clock() + seconds)
+        self.health.asking = True
+        await session.stand_by(self._woken, self._now() + timedelta(seconds=seconds))
+        self.health.wanted()
+        waited = time.monotonic() - now
+        if self._woken.is_set() or waited >= min(CHATTER, seconds):
+            self._chatter = 0
+            return
+        # The server said something. A server that keeps on saying what changes nothing is
+        # listened to ever more seldom, at most a second late; mail ends that (``_check``).
+        self._chatter += 1
+        if self._chatter > 2:  # noqa: PLR2004 - EXISTS and RECENT may come apart
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(CHATTER, 0.01 * 2.0 ** min(self._chatter, 10))):
+                    await self._woken.wait()
 
     async def _check(self, session: Session) -> None:
-        """One full look. Only its end proves that the folder is seen."""
+        """Prove that the folder is seen: by one question, or by a full look.
+
+        The question comes first even when a full look is due anyway: a line that is dead shows
+        within the seconds that it has for an answer.
+        """
         self._woken.clear()
-        try:
-            checkpoint = await self._store.checkpoint(self.mailbox, self.folder)
-            gaps = await self._store.gaps_due(self.mailbox, self.folder, self._now())
-            known = Known(checkpoint=checkpoint, gaps=gaps)
-            found = session.fetch(known, self)
-            async with aclosing(_one_ahead(found, self._ahead)) as batches:
-                async for batch in batches:
-                    await self._accept(batch)
-            await self._settle(session)
-        except BaseException:
-            # The look that was asked for has not happened; the next session owes it.
-            self._woken.set()
-            raise
+        quiet = self._quiet
+        if quiet is not None:
+            self.health.asking = True
+            same = await session.unchanged(quiet.checkpoint)
+            if same and quiet.settled and self._now() < quiet.next_gap:
+                self.health.proven(self._now())
+                return
+        self._quiet = None
+        self.health.asking = False
+        self._quiet = await self._look(session)
         self.health.proven(self._now())
 
-    async def fingerprints(self, uidvalidity: int) -> Sequence[Fingerprint]:
-        """See ``Memory``."""
-        return await self._store.fingerprints(self.mailbox, self.folder, uidvalidity)
+    async def _look(self, session: Session) -> Quiet | None:
+        """Fetch, accept and settle whatever there is; returns what this leaves."""
+        checkpoint = await self._store.checkpoint(self.mailbox, self.folder)
+        gaps = await self._store.gaps_due(self.mailbox, self.folder, _EVER)
+        due = [gap for gap in gaps if gap.due_at <= self._now()]
+        found = session.fetch(Known(checkpoint=checkpoint, gaps=due), self._taken)
+        changed = bool(due)
+        async with aclosing(_one_ahead(found, self._ahead)) as batches:
+            async for batch in batches:
+                await self._accept(batch)
+                checkpoint = batch.checkpoint
+                changed = changed or bool(batch.gaps)
+        settled = await self._taken.settle(session)
+        if changed:
+            gaps = await self._store.gaps_due(self.mailbox, self.folder, _EVER)
+        if checkpoint is None:
+            return None
+        next_gap = min((gap.due_at for gap in gaps), default=_EVER)
+        return Quiet(checkpoint=checkpoint, next_gap=next_gap, settled=settled)
 
-    async def unknown(self, uidvalidity: int, uids: Sequence[int]) -> Sequence[int]:
-        """See ``Memory``."""
-        return await self._store.unknown(self.mailbox, self.folder, uidvalidity, uids)
+    async def _accept(self, batch: Batch) -> Accepted:
+        self._chatter = 0
+        self._quiet = None
+        return await self._taken.accept(batch)
 
-    async def uidls(self) -> Collection[str]:
-        """See ``Memory``."""
-        return await self._store.uidls(self.mailbox, self.folder)
+    # --- the look-back sweep
 
-    async def _accept(self, batch: Batch) -> None:
-        if batch.vanished:
-            # Before the commit that forgets the gap: its id is derived, so a repeat is harmless.
-            notices = [_vanished(ref, self._address, self._now()) for ref in batch.vanished]
-            await self._store.notify(notices, self._listeners)
-        accepted = await self._store.accept(
-            replace(batch, sinks=self._sinks), address=self._address, settles=self._settles
-        )
-        self.health.progress(self._now(), accepted.new)
-        for gap in batch.gaps:
-            log.warning(
-                "message.gap",
-                mailbox=self.mailbox,
-                folder=self.folder,
-                uid=gap.ref.uid,
-                reason=gap.reason,
-                tries=gap.tries,
-            )
-        if accepted.new:
-            log.info(
-                "batch.accepted",
-                mailbox=self.mailbox,
-                folder=self.folder,
-                new=accepted.new,
-                known=accepted.known,
-                uid=batch.checkpoint.uid,
-            )
-        if accepted.new or batch.vanished:
-            self._on_accepted()
+    async def _sweep(self, session: Session) -> None:
+        """Look back when it is time; between two batches of what it finds, new mail goes first."""
+        while session.lasts and self._look_back.due:
+            self.health.asking = False
+            self.health.wanted()
+            async with self._look_back.begin():
+                more = await self._swept(session)
+            self._look_back.end(more=more)
+            self.health.proven(self._now())
+            if more:
+                await self._check(session)
 
-    async def _settle(self, session: Session) -> None:
-        if not self._settles:
-            return
-        while refs := await self._store.unsettled(self.mailbox, self.folder, SETTLE_CHUNK):
-            done = await session.settle(refs)
-            await self._store.settled(done)
-            self.health.progress(self._now(), 0)
-            log.info("batch.settled", mailbox=self.mailbox, folder=self.folder, count=len(done))
-            if len(done) < len(refs):
-                return  # the rest is tried again at the next look
+    async def _swept(self, session: Session) -> bool:
+        """Accept one batch of holes; ``False`` when there are none.
+
+        Nothing is fetched ahead here: what is being committed would look like a hole.
+        """
+        checkpoint = await self._store.checkpoint(self.mailbox, self.folder)
+        known = Known(checkpoint=checkpoint, sweep_since=self._now() - BACK)
+        found = cast("AsyncGenerator[Batch, None]", session.fetch(known, self._taken))
+        async with aclosing(found) as batches:
+            async for batch in batches:
+                accepted = await self._accept(batch)
+                if batch.swept and (accepted.new or batch.gaps):
+                    return True
+        return False
 
 
 async def _one_ahead(
@@ -187,21 +303,3 @@ async def _one_ahead(
             await asyncio.gather(ahead, return_exceptions=True)
             places.release()
         await cast("AsyncGenerator[Batch, None]", batches).aclose()
-
-
-def _vanished(ref: MessageRef, address: str, now: datetime) -> Notice:
-    data = {
-        "message": ref.message_id,
-        "address": address,
-        "folder": ref.folder,
-        "source": ref.source(),
-        "reason": "the message was listed and was gone from the server before it could be fetched",
-    }
-    parts: list[object] = [ref.mailbox, ref.folder, ref.uidvalidity, ref.uid, ref.uidl]
-    return Notice(
-        id=derived_id("vanished", parts),
-        type="mail.vanished",
-        mailbox=ref.mailbox,
-        at=now,
-        data=data,
-    )

@@ -19,7 +19,7 @@ from mailbridge.store.rows import Counts, FolderCount, SinkCount
 from mailbridge.store.store import Store
 
 #: the worst state of a mailbox's folders is the mailbox's
-_WORST = (Sight.PARKED, Sight.DEGRADED, Sight.STARTING, Sight.OK)
+_WORST = (Sight.PARKED, Sight.NOT_CONNECTED, Sight.DEGRADED, Sight.STARTING, Sight.OK)
 
 
 class Operator:
@@ -125,26 +125,36 @@ def _mailbox(
     worst_folder = next((f for f in folders if f["state"] == worst), {})
     checks = [folder["last_check"] for folder in folders]
     messages = [f["last_message"] for f in folders if f["last_message"]]
+    throttled = [f["throttled_until"] for f in folders if f["throttled_until"]]
     return {
         "name": name,
         "address": mailbox.address,
         "app": mailbox.app,
         "sign_in": mailbox.sign_in,
         "state": "off" if mailbox.fetch.protocol == "none" else worst,
-        "mode": "none" if mailbox.fetch.protocol == "none" else "poll",
+        "mode": _mode(folders),
         "cause": worst_folder.get("cause", ""),
         "code": worst_folder.get("code", ""),
         "fix": worst_folder.get("fix", ""),
         # The mailbox was last fully seen when the folder seen longest ago was.
         "last_check": min(checks) if checks and all(checks) else None,
         "last_message": max(messages) if messages else None,
-        "throttled_until": worst_folder.get("throttled_until"),
+        "throttled_until": max(throttled) if throttled else None,
         "next_try": worst_folder.get("next_try"),
         "backlog": backlog,
         "gaps": sum(folder["gaps"] for folder in folders),
         "unsettled": sum(folder["unsettled"] for folder in folders),
+        "swept": sum(folder["swept"] for folder in folders),
+        "logins": sum(folder["logins"] for folder in folders),
         "folders": folders,
     }
+
+
+def _mode(folders: list[dict[str, Any]]) -> str:
+    """Return what is in use now: a mailbox is pushed to when all of its folders are."""
+    if not folders:
+        return "none"
+    return "push" if all(folder["mode"] == "push" for folder in folders) else "poll"
 
 
 def _folder(name: str, health: FolderHealth | None, count: FolderCount | None) -> dict[str, Any]:
@@ -154,6 +164,7 @@ def _folder(name: str, health: FolderHealth | None, count: FolderCount | None) -
     return {
         "folder": name,
         "state": str(health.sight) if health else "not running",
+        "mode": "push" if health and health.pushing else "poll",
         "cause": health.cause if health else "",
         "code": health.code if health else "",
         "fix": health.fix if health else "",
@@ -166,6 +177,8 @@ def _folder(name: str, health: FolderHealth | None, count: FolderCount | None) -
         "uid": count.checkpoint.uid if count else None,
         "gaps": count.gaps if count else 0,
         "unsettled": count.unsettled if count else 0,
+        "swept": health.swept if health else 0,
+        "logins": health.logins if health else 0,
     }
 
 

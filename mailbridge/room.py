@@ -1,10 +1,25 @@
-"""Bounds on what is held in memory at once, over all mailboxes."""
+"""Bounds: on what is held in memory over all mailboxes, on the connections of one mailbox."""
 
 from __future__ import annotations
 
 import asyncio
+import random
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self
+
+from mailbridge.errors import Throttled
+
+#: connections of one mailbox at a time. Exchange Online publishes no limit, 16 is what others
+#: have seen, and fast reconnects count (docs/exchange-online, "Limits and timing")
+CONNECTIONS: Final = 3
+#: seconds between two sign-ins of one mailbox: at least, and at most while sessions end early
+LOGIN_GAP: Final = 1.0
+LONGEST_LOGIN_GAP: Final = 60.0
+#: seconds after which the end of a session is no longer an early one
+EARLY: Final = 30.0
 
 
 class Room:
@@ -47,3 +62,71 @@ class Room:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - coroutines run in tasks
         return task
+
+
+class MailboxSlots:
+    """The connections of one mailbox, shared by its folders: how many, and how often.
+
+    Each folder needs one of its own. Where there are more folders than ``limit``, the first
+    ``limit - 1`` keep theirs, and the others take turns with the last one: they are polled.
+    Sign-ins are a second apart; that doubles up to a minute while sessions that were to be
+    kept end early, whatever the reason, so that nobody hammers a server that hangs up each
+    time. While the server throttles the mailbox, no folder of it signs in.
+    """
+
+    def __init__(
+        self,
+        folders: int = 1,
+        *,
+        limit: int = CONNECTIONS,
+        rng: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._left = folders if folders <= limit else limit - 1
+        self._shared = asyncio.Semaphore(1)
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._clock = clock
+        self._free_at = 0.0
+        self._held_until = 0.0
+        #: sessions in a row that ended early
+        self._early = 0
+
+    def claim(self) -> bool:
+        """Give the next folder its place; ``True`` if that is its own and a session may be kept."""
+        self._left -= 1
+        return self._left >= 0
+
+    def place(self, *, own: bool) -> AbstractAsyncContextManager[Any]:
+        """Return what is held while a connection is open; waits for the others without one."""
+        return nullcontext() if own else self._shared
+
+    def book(self) -> float:
+        """Book the next sign-in; returns the seconds until then.
+
+        Raises ``Throttled`` while the server has asked this mailbox to wait.
+        """
+        now = self._clock()
+        if now < self._held_until:
+            raise Throttled(
+                "the server throttles another folder of this mailbox",
+                retry_after=self._held_until - now,
+            )
+        at = max(now, self._free_at)
+        self._free_at = at + self._jittered(LOGIN_GAP)
+        return at - now
+
+    def hold(self, seconds: float) -> None:
+        """Let no folder of the mailbox sign in for so long: the server asked for it."""
+        self._held_until = max(self._held_until, self._clock() + seconds)
+
+    def ended(self, seconds: float) -> None:
+        """Note how long a session lasted that was to be kept."""
+        if seconds >= EARLY:
+            self._early = 0
+            return
+        gap = min(LONGEST_LOGIN_GAP, LOGIN_GAP * 2.0 ** min(self._early, 20))
+        self._early += 1
+        self._free_at = max(self._free_at, self._clock() + self._jittered(gap))
+
+    def _jittered(self, seconds: float) -> float:
+        return seconds * self._rng.uniform(1.0, 1.25)

@@ -1,18 +1,28 @@
 """The clock: APScheduler's triggers wake intakes and run the chores. It owns no mail.
 
 Jobs live in memory and may coalesce: a missed wake-up is no loss, since a look always fetches
-everything beyond the checkpoint.
+everything beyond the checkpoint. When the machine's time is set, everything keeps its pace:
+APScheduler alone would call a thousand mailboxes at once after a leap ahead, and none until the
+old time is reached again after one back.
 """
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
+import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
+
+log = structlog.get_logger()
+
+#: seconds by which the time of day may drift from the steady clock before it counts as set
+DRIFT: Final = 5.0
 
 
 class Schedule:
@@ -21,7 +31,7 @@ class Schedule:
     def __init__(self, *, now: Callable[[], datetime], rng: random.Random) -> None:
         self._now = now
         self._rng = rng
-        self._scheduler = AsyncIOScheduler(
+        self._scheduler = _SteadyScheduler(
             timezone="UTC",
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
@@ -56,6 +66,37 @@ class Schedule:
     def stop(self) -> None:
         """Stop the clock; a chore under way is cancelled, which every chore survives."""
         self._scheduler.shutdown(wait=False)
+
+
+class _SteadyScheduler(AsyncIOScheduler):  # type: ignore[misc]  # apscheduler has no types
+    """Looks whether the time of day was set before it looks at what is due."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._offset = _offset()
+
+    def wakeup(self) -> None:
+        """See ``BaseScheduler``; called by its timer, which counts steadily."""
+        jump = _offset() - self._offset
+        if abs(jump) > DRIFT:
+            self._offset += jump
+            log.warning("clock.jumped", seconds=round(jump, 1))
+            self._move(timedelta(seconds=jump))
+        super().wakeup()
+
+    def _move(self, jump: timedelta) -> None:
+        """Give every job the time that it would have had: intervals go on, cron goes by the day."""
+        now = datetime.now(UTC)
+        for job in self.get_jobs():
+            due = job.next_run_time + jump
+            if isinstance(job.trigger, CronTrigger):
+                due = job.trigger.get_next_fire_time(None, now)
+            job.modify(next_run_time=due)
+
+
+def _offset() -> float:
+    """Return how far the time of day is from the steady clock, in seconds."""
+    return time.time() - time.monotonic()
 
 
 def _async(wake: Callable[[], None]) -> Callable[[], Awaitable[None]]:

@@ -2,15 +2,26 @@
 
 The state of one folder::
 
-    starting ──proven check──▶ ok ◀──proven check── degraded | parked
+    starting ──proven check──▶ ok ◀──proven check── degraded | not_connected | parked
        │                        │
-       └── failing, overdue ────┴──▶ degraded (temporary: back off and try again)
-                                └──▶ parked   (a person must act: again every 15 minutes)
+       └── failing, overdue ────┼──▶ degraded       (temporary: back off and try again)
+                                ├──▶ not_connected  (signed in, mailbox not opened: 1, 5, 15 min)
+                                └──▶ parked         (a person must act: again every 15 minutes)
 
 This is the only place that catches what the intakes raise. Temporary and unknown errors back
 off with jitter, permanent ones park that folder alone; the others never wait for it. A check
-that is wanted and shows no progress for ``OVERDUE`` seconds is blindness, whatever the cause:
-the folder is reported as degraded and its session is torn down.
+that is wanted and shows no progress is blindness, whatever the cause: the folder is reported
+as degraded and its session is torn down and built anew.
+
+How soon (seconds; ``intake.PROVE_EVERY`` 30, 15 for an answer; the watch goes round every 5):
+
+* A line that is pushed to goes silent at 0: at 30 at the latest a check is wanted, at 45 the
+  question has had no answer, which is a failure: ``degraded``. Should the question itself hang,
+  the watch sees it after 24, by 30 + 24 + 5 = 59. The event follows 20 after the check was
+  wanted, if no new session has proven one by then: by 30 + 20 + 5 = 55. A loop that is stuck
+  where it only waits or asks is torn down by 30 + 50 + 5 = 85.
+* A folder that is polled goes blind when its next check cannot be made. Reading may be slow,
+  so that it has 45 without progress: ``degraded`` and the event by 45 + 5 = 50.
 """
 
 from __future__ import annotations
@@ -45,22 +56,32 @@ LONGEST_WAIT: Final = 300.0
 PARKED_WAIT: Final = 900.0
 #: seconds between two tries while the disk is full: the space may come back any time
 FULL_WAIT: Final = 10.0
-#: seconds that "authenticated but not connected" asks for at least: fast reconnects prolong it
-NOT_CONNECTED_WAIT: Final = 60.0
-#: seconds without progress of a wanted check after which the folder counts as unseen
+#: seconds to wait after "authenticated but not connected": the first, second, further times.
+#: It may pass by itself, and fast reconnects prolong it
+NOT_CONNECTED_WAITS: Final = (60.0, 300.0, 900.0)
+#: so many times in a row it is taken for a missing permission, and said so
+NOT_CONNECTED_TIMES: Final = 3
+#: seconds without progress of a wanted check after which the folder counts as unseen: while
+#: mail is being read, and while all that is outstanding is a few bytes
 OVERDUE: Final = 45.0
-#: seconds without progress after which the session is torn down. The last resort, so longer
-#: than the 900 s that a source allows for one command: a huge mail over a thin line is slow,
-#: not stuck, and would never arrive if it were cut each time.
+OVERDUE_ASKING: Final = 24.0
+#: seconds without progress after which the session is torn down. While mail is read it is the
+#: last resort, so longer than the 900 s that a source allows for one command: a huge mail over
+#: a thin line is slow, not stuck, and would never arrive if it were cut each time.
 TORN_DOWN: Final = 1000.0
+TORN_DOWN_ASKING: Final = 50.0
 #: seconds that a failure may last before the ``mailbox.degraded`` event is sent
-ANNOUNCE_AFTER: Final = 30.0
+ANNOUNCE_AFTER: Final = 20.0
+#: seconds that a folder has to be seen again before ``mailbox.recovered``: one that comes and
+#: goes is no news every time
+RECOVERED_AFTER: Final = 15.0
 #: seconds between two looks of the watch
 TICK: Final = 5.0
+NOT_CONNECTED: Final = "imap.not_connected"
 
 
 def backoff(failures: int, error: MailbridgeError | None, rng: random.Random) -> float:
-    """Return the seconds to wait after the ``failures``-th failure in a row (from 1).
+    """Return the seconds to wait after the ``failures``-th failure of its kind in a row (from 1).
 
     Doubling from one second to five minutes, +-20 % so that a thousand mailboxes don't come
     back together; never before a server's own ``retry_after``.
@@ -70,12 +91,15 @@ def backoff(failures: int, error: MailbridgeError | None, rng: random.Random) ->
         return PARKED_WAIT * jitter
     if isinstance(error, StoreFull):
         return FULL_WAIT * jitter
-    wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(failures - 1, 20)) * jitter
     if isinstance(error, Throttled):
         return error.retry_after + rng.uniform(0.0, 0.1 * error.retry_after)
-    if error is not None and error.code == "imap.not_connected":
-        return max(wait, NOT_CONNECTED_WAIT * jitter)
-    return wait
+    if _not_connected(error):
+        return NOT_CONNECTED_WAITS[min(failures, len(NOT_CONNECTED_WAITS)) - 1] * jitter
+    return min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(failures - 1, 20)) * jitter
+
+
+def _not_connected(error: BaseException | None) -> bool:
+    return isinstance(error, MailbridgeError) and error.code == NOT_CONNECTED
 
 
 class Supervisor:
@@ -129,25 +153,28 @@ class Supervisor:
         """Note the failure, say it, and wait as long as this kind of failure asks for."""
         known = error if isinstance(error, MailbridgeError) else None
         health, now = intake.health, self._now()
-        cause = str(error) if known else f"internal error: {type(error).__name__}"
         health.failed(
             now,
-            cause=cause,
+            cause=str(error) if known else f"internal error: {type(error).__name__}",
             code=known.code if known else "internal",
             fix=known.fix if known else "",
-            parked=isinstance(error, PermanentError),
+            sight=_sight(error),
         )
-        seconds = backoff(health.failures, known, self._rng)
+        times = health.not_connected if _not_connected(error) else health.failures
+        seconds = backoff(times, known, self._rng)
         health.next_try = now + timedelta(seconds=seconds)
         if isinstance(error, Throttled):
             health.throttled_until = health.next_try
+            health.throttled_seconds += seconds
         self._say(intake, error, seconds)
         if isinstance(error, PermanentError):
             await self._announce(intake)
+        elif _not_connected(error) and times == NOT_CONNECTED_TIMES:
+            await self._announce_fault(intake)
         await asyncio.sleep(seconds)
         # The next try has its own time to show progress; the failure itself began earlier.
-        health.next_try = None
-        health.wanted_since = self._now()
+        health.next_try = health.throttled_until = health.wanted_at = None
+        health.wanted()
 
     def _say(self, intake: Intake, error: BaseException, seconds: float) -> None:
         health = intake.health
@@ -161,6 +188,8 @@ class Supervisor:
         }
         if isinstance(error, PermanentError):
             log.error("mailbox.parked", **facts, fix=health.fix)
+        elif health.not_connected >= NOT_CONNECTED_TIMES and _not_connected(error):
+            log.error("mailbox.not_connected", **facts, fix=health.fix)
         elif isinstance(error, TemporaryError):
             log.warning("session.lost", **facts)
         else:
@@ -176,29 +205,42 @@ class Supervisor:
             self.moved_at = self._now()
 
     async def _look_at(self, intake: Intake) -> None:
-        health, now = intake.health, self._now()
-        if health.overdue(now, OVERDUE) and health.sight in {Sight.OK, Sight.STARTING}:
-            health.sight = Sight.DEGRADED
-            health.failing_since = health.wanted_since
-            health.code = "overdue"
-            health.cause = f"a check is due and shows no progress for over {OVERDUE:.0f} s"
+        health = intake.health
+        patience = OVERDUE_ASKING if health.asking else OVERDUE
+        if health.overdue(patience) and health.sight in {Sight.OK, Sight.STARTING}:
+            cause = f"a check is due and shows no progress for over {patience:.0f} s"
+            health.blind(self._now(), cause=cause, code="overdue", fix="", sight=Sight.DEGRADED)
             log.warning("mailbox.overdue", mailbox=intake.mailbox, folder=intake.folder)
-        if health.overdue(now, TORN_DOWN) and health.next_try is None:
-            # Not failing, not waiting, not moving: whatever holds it, a new session is better.
-            log.error("session.torn_down", mailbox=intake.mailbox, folder=intake.folder)
-            health.wanted_since = now
-            self._lives[intake].cancel()
-        failing = health.failing_since
-        if failing is not None and (now - failing).total_seconds() >= ANNOUNCE_AFTER:
+        if health.overdue(TORN_DOWN_ASKING if health.asking else TORN_DOWN):
+            self._tear_down(intake)
+        if health.failing(ANNOUNCE_AFTER):
             await self._announce(intake)
-        elif health.sight is Sight.OK and health.announced:
+        elif health.sight is Sight.OK and health.announced and health.well(RECOVERED_AFTER):
             await self._announce_recovery(intake)
+
+    def _tear_down(self, intake: Intake) -> None:
+        """Cut a session that neither fails nor waits nor moves: whatever holds it, a new is better.
+
+        Again at every round until it has let go; what it does on its way out may hang, too.
+        """
+        life = self._lives.get(intake)
+        if life is None or life.done() or intake.health.next_try is not None:
+            return
+        log.error("session.torn_down", mailbox=intake.mailbox, folder=intake.folder)
+        life.cancel()
 
     async def _announce(self, intake: Intake) -> None:
         health = intake.health
-        if health.announced:
-            return
-        since = health.failing_since or self._now()
+        if not health.announced:
+            await self._tell(intake, at=health.failing_since or self._now())
+
+    async def _announce_fault(self, intake: Intake) -> None:
+        """Tell what is wrong once it is known, though blindness was told before."""
+        await self._tell(intake, at=self._now())
+
+    async def _tell(self, intake: Intake, *, at: datetime) -> None:
+        health = intake.health
+        since = health.failing_since or at
         data = {
             "folder": intake.folder,
             "state": str(health.sight),
@@ -208,7 +250,7 @@ class Supervisor:
             "since": _text(since),
             "last_check": _text(health.last_check) if health.last_check else None,
         }
-        if await self._notify(intake, "mailbox.degraded", since, data):
+        if await self._notify(intake, "mailbox.degraded", at, data):
             health.announced = _text(since)
             log.error(
                 "mailbox.degraded",
@@ -237,6 +279,12 @@ class Supervisor:
             self._on_notice()
             return True
         return False
+
+
+def _sight(error: BaseException) -> Sight:
+    if isinstance(error, PermanentError):
+        return Sight.PARKED
+    return Sight.NOT_CONNECTED if _not_connected(error) else Sight.DEGRADED
 
 
 def _outcome(life: asyncio.Task[None]) -> BaseException | None:

@@ -31,6 +31,7 @@ STYLES = {
     "ok": "green",
     "delivered": "green",
     "degraded": "yellow",
+    "not_connected": "yellow",
     "deferred": "yellow",
     "gap": "yellow",
     "failing": "red",
@@ -111,7 +112,7 @@ def status(ctx: typer.Context, *, as_json: AsJson = False) -> None:
         emit_json(document)
     else:
         _print_status(document)
-    bad = {"degraded", "parked", "failing", "not running"}
+    bad = {"degraded", "not_connected", "parked", "failing", "not running"}
     states = {row["state"] for row in (*document["mailboxes"], *document["webhooks"])}
     if states & bad:
         raise typer.Exit(1)
@@ -125,7 +126,10 @@ def _print_status(document: Mapping[str, Any]) -> None:
         say("no daemon runs; what follows is what the database holds")
     say()
     table(
-        ["mailbox", "sign-in", "state", "mode", "last check", "last message", "backlog", "gaps"],
+        [
+            *("mailbox", "sign-in", "state", "mode", "last check", "last message"),
+            *("throttled until", "backlog", "gaps", "swept"),
+        ],
         [
             [
                 box["name"],
@@ -134,8 +138,10 @@ def _print_status(document: Mapping[str, Any]) -> None:
                 box["mode"],
                 _ago(box["last_check"]),
                 _ago(box["last_message"]),
+                box["throttled_until"],
                 box["backlog"],
                 box["gaps"],
+                box["swept"],
             ]
             for box in document["mailboxes"]
         ],
@@ -146,9 +152,7 @@ def _print_status(document: Mapping[str, Any]) -> None:
             say(f"  {box['name']}: {box['cause']} [{box['code']}]")
             if box["fix"]:
                 say(f"    fix: {box['fix']}")
-            if box["throttled_until"]:
-                say(f"    throttled until: {box['throttled_until']}")
-            elif box["next_try"]:
+            if box["next_try"]:
                 say(f"    next try: {box['next_try']}")
     say()
     table(

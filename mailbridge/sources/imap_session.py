@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import structlog
 
@@ -23,7 +23,7 @@ from mailbridge.sources.base import Known, Memory
 from mailbridge.sources.imap_driver import Driver
 from mailbridge.sources.imap_errors import Refused
 from mailbridge.sources.imap_fetcher import FATAL, Fetcher, Watch
-from mailbridge.sources.imap_plan import Head, Recognition, wanted_again, windows
+from mailbridge.sources.imap_plan import COMMAND_LINE, Head, Recognition, wanted_again, windows
 from mailbridge.sources.imap_settle import Settler
 
 log = structlog.get_logger(__name__)
@@ -68,6 +68,10 @@ class ImapSession:
         async with aclosing(self._due(known.gaps, checkpoint)) as found:
             async for batch in found:
                 yield batch
+        if known.sweep_since is not None:
+            async with aclosing(self._swept(known.sweep_since, checkpoint, memory)) as found:
+                async for batch in found:
+                    yield batch
 
     async def _baseline(self) -> Checkpoint:
         """Draw the line between what lay there and what is new.
@@ -134,6 +138,42 @@ class ImapSession:
                 )
             if failure is not None:
                 raise failure
+
+    # -- looking back -------------------------------------------------------------------------
+
+    async def _swept(
+        self, since: datetime, checkpoint: Checkpoint, memory: Memory
+    ) -> AsyncGenerator[Batch, None]:
+        """Fetch what lies behind the checkpoint and is not known: holes; mostly there are none."""
+        # SEARCH SINCE goes by the day, in a zone that the server tells nobody: be generous.
+        day = since.date() - timedelta(days=1)
+        try:
+            listed = await self._behind(checkpoint, day)
+        except Refused as refused:
+            self._log.warning("sweep.refused", error=str(refused), code=refused.code)
+            return
+        holes: list[int] = []
+        for window in windows(listed, COMMAND_LINE):
+            holes += await memory.unknown(checkpoint.uidvalidity, window)
+        async with aclosing(self._get.portions(holes)) as portions:
+            async for portion in portions:
+                async with aclosing(self._get.fetched(portion, checkpoint, advance=False)) as found:
+                    async for batch in found:
+                        yield replace(batch, swept=True)
+
+    async def _behind(self, checkpoint: Checkpoint, day: date) -> list[int]:
+        """List what was received since that day and is to be known up to the checkpoint.
+
+        What lay there before the watch began is no hole, unless `start` asked for it.
+        """
+        line, last = checkpoint.baseline_uid, checkpoint.uid
+        behind: list[int] = []
+        if line and last and checkpoint.since is not None:
+            wanted = max(day, checkpoint.since)
+            behind += await self._call(self._server.uids, 1, min(line, last), wanted)
+        if line < last:
+            behind += await self._call(self._server.uids, line + 1, last, day)
+        return behind
 
     # -- another UIDVALIDITY ------------------------------------------------------------------
 

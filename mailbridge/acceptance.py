@@ -1,0 +1,150 @@
+"""One folder's side of the store: what is accepted, what the server has been told, what is known.
+
+The only writer of its folder. Everything is counted in the folder's health and said in the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+import structlog
+
+from mailbridge.health import FolderHealth
+from mailbridge.model import Accepted, Batch, Fingerprint, Gap, MessageRef, Notice, derived_id
+from mailbridge.sources.base import Session
+from mailbridge.store.base import IntakeStore
+
+log = structlog.get_logger()
+
+#: messages settled with one command and one commit
+SETTLE_CHUNK: Final = 500
+#: UIDs named in one line of the log
+NAMED: Final = 20
+
+
+class Acceptance:
+    """Accepts batches, settles them, and is the ``Memory`` of a folder's sessions."""
+
+    def __init__(  # noqa: PLR0913 - what the intake is built from
+        self,
+        *,
+        mailbox: str,
+        folder: str,
+        store: IntakeStore,
+        address: str,
+        sinks: Sequence[str],
+        listeners: Sequence[str],
+        settles: bool,
+        health: FolderHealth,
+        on_accepted: Callable[[], None],
+        now: Callable[[], datetime],
+    ) -> None:
+        self.mailbox = mailbox
+        self.folder = folder
+        self.health = health
+        self._store = store
+        self._address = address
+        self._sinks = tuple(sinks)
+        self._listeners = tuple(listeners)
+        self._settles = settles
+        self._on_accepted = on_accepted
+        self._now = now
+
+    async def fingerprints(self, uidvalidity: int) -> Sequence[Fingerprint]:
+        """See ``Memory``."""
+        return await self._store.fingerprints(self.mailbox, self.folder, uidvalidity)
+
+    async def unknown(self, uidvalidity: int, uids: Sequence[int]) -> Sequence[int]:
+        """See ``Memory``."""
+        return await self._store.unknown(self.mailbox, self.folder, uidvalidity, uids)
+
+    async def uidls(self) -> Collection[str]:
+        """See ``Memory``."""
+        return await self._store.uidls(self.mailbox, self.folder)
+
+    async def accept(self, batch: Batch) -> Accepted:
+        """Make a batch durable, count it, and say what is out of the ordinary.
+
+        When this returns, no crash loses anything of the batch.
+        """
+        if batch.vanished:
+            # Before the commit that forgets the gap: its id is derived, so a repeat is harmless.
+            notices = [_vanished(ref, self._address, self._now()) for ref in batch.vanished]
+            await self._store.notify(notices, self._listeners)
+        accepted = await self._store.accept(
+            replace(batch, sinks=self._sinks), address=self._address, settles=self._settles
+        )
+        self.health.progress(self._now(), accepted.new)
+        for gap in batch.gaps:
+            self._say_gap(gap)
+        if batch.swept and (accepted.new or batch.gaps):
+            self._say_swept(batch, accepted)
+        elif accepted.new:
+            log.info(
+                "batch.accepted",
+                mailbox=self.mailbox,
+                folder=self.folder,
+                new=accepted.new,
+                known=accepted.known,
+                uid=batch.checkpoint.uid,
+            )
+        if accepted.new or batch.vanished:
+            self._on_accepted()
+        return accepted
+
+    def _say_gap(self, gap: Gap) -> None:
+        log.warning(
+            "message.gap",
+            mailbox=self.mailbox,
+            folder=self.folder,
+            uid=gap.ref.uid,
+            reason=gap.reason,
+            tries=gap.tries,
+        )
+
+    def _say_swept(self, batch: Batch, accepted: Accepted) -> None:
+        """Count holes and say it loudly: in a healthy run there are none."""
+        count = accepted.new + len(batch.gaps)
+        self.health.swept += count
+        places = [*(m.ref for m in batch.messages), *(gap.ref for gap in batch.gaps)]
+        log.warning(
+            "sweep.found",
+            mailbox=self.mailbox,
+            folder=self.folder,
+            count=count,
+            uids=[ref.uid for ref in places[:NAMED]],
+        )
+
+    async def settle(self, session: Session) -> bool:
+        """Tell the server what is stored; ``False`` if it has not taken all of it."""
+        if not self._settles:
+            return True
+        while refs := await self._store.unsettled(self.mailbox, self.folder, SETTLE_CHUNK):
+            done = await session.settle(refs)
+            await self._store.settled(done)
+            self.health.progress(self._now(), 0)
+            log.info("batch.settled", mailbox=self.mailbox, folder=self.folder, count=len(done))
+            if len(done) < len(refs):
+                return False  # the rest is tried again at the next look
+        return True
+
+
+def _vanished(ref: MessageRef, address: str, now: datetime) -> Notice:
+    data = {
+        "message": ref.message_id,
+        "address": address,
+        "folder": ref.folder,
+        "source": ref.source(),
+        "reason": "the message was listed and was gone from the server before it could be fetched",
+    }
+    parts: list[object] = [ref.mailbox, ref.folder, ref.uidvalidity, ref.uid, ref.uidl]
+    return Notice(
+        id=derived_id("vanished", parts),
+        type="mail.vanished",
+        mailbox=ref.mailbox,
+        at=now,
+        data=data,
+    )
