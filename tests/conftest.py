@@ -11,7 +11,7 @@ import pytest
 from tests.servers.postgres import Postgres, running_postgres
 
 #: fixtures that live beside their server
-pytest_plugins = ["tests.servers.dovecot"]
+pytest_plugins = ["tests.servers.dovecot", "tests.servers.cyrus"]
 
 
 class Clock:
