@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import secrets
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from mailbridge.sandbox.ca import write_private
@@ -55,13 +56,18 @@ def config_for(  # noqa: PLR0913 - what a user may want different, each with a d
     every: str = "5s",
     start: str = "all",
     after: str = "keep",
+    pop3: Collection[str] = (),
+    push: bool | None = None,
 ) -> str:
     """Return the YAML of a configuration with every app and every mailbox they may open.
 
     Writes into ``state_dir``, which is created: the CA, and one file (mode 0600) for each
     secret. The database goes there too. A mailbox is named after its local part, the webhook
     ``webhook``; ``signing_secret`` is made when not given. ``every``, ``start`` and ``after``
-    are the mailboxes' ``fetch`` keys, written as they stand.
+    are the mailboxes' ``fetch`` keys, written as they stand. Mailboxes whose addresses are in
+    ``pop3`` are fetched by POP3 (``ValueError`` when there is none of that name), which can only
+    keep or delete: there another ``after`` is written as keep. The others say ``push`` when it is
+    given.
     """
     state_dir = state_dir.resolve()
     state_dir.mkdir(parents=True, exist_ok=True)
@@ -72,7 +78,14 @@ def config_for(  # noqa: PLR0913 - what a user may want different, each with a d
     lines += ["", "apps:"]
     for app in tenant.directory.apps.values():
         lines += _app(tenant, app, keys[app.client_id], ca, state_dir)
-    fetch = _fetch(tenant, ca, every=every, start=start, after=after)
+    by_pop3 = _known(tenant, pop3)
+
+    def fetch(box: Mailbox) -> list[str]:
+        times = [f"      every: {every}", f"      start: {start}"]
+        if box.address.lower() in by_pop3:
+            return _pop3(tenant, ca, times, after=after)
+        return _imap(tenant, ca, times, after=after, push=push)
+
     lines += ["", "mailboxes:", *_mailboxes(tenant, keys, fetch)]
     secret = _secret_file(state_dir, f"{webhook}.whsec", signing_secret or new_signing_secret())
     lines += [
@@ -86,7 +99,16 @@ def config_for(  # noqa: PLR0913 - what a user may want different, each with a d
     return "\n".join(lines) + "\n"
 
 
-def _mailboxes(tenant: Tenant, keys: dict[str, str], fetch: list[str]) -> list[str]:
+def _known(tenant: Tenant, addresses: Collection[str]) -> set[str]:
+    known = {address.lower() for address in addresses}
+    if strangers := known - set(tenant.exchange.mailboxes):
+        raise ValueError(f"no mailbox is called {', '.join(sorted(strangers))}")
+    return known
+
+
+def _mailboxes(
+    tenant: Tenant, keys: dict[str, str], fetch: Callable[[Mailbox], list[str]]
+) -> list[str]:
     """Return an entry for each mailbox that an app may open."""
     lines: list[str] = []
     names: set[str] = set()
@@ -94,7 +116,7 @@ def _mailboxes(tenant: Tenant, keys: dict[str, str], fetch: list[str]) -> list[s
         app = _app_of(tenant, box)
         if app is not None:
             name = _key(box.address.partition("@")[0], names)
-            lines += [*_mailbox(box, name, keys[app.client_id]), *fetch]
+            lines += [*_mailbox(box, name, keys[app.client_id]), *fetch(box)]
     return lines
 
 
@@ -124,14 +146,31 @@ def _mailbox(box: Mailbox, key: str, app: str) -> list[str]:
     ]
 
 
-def _fetch(tenant: Tenant, ca: Path, *, every: str, start: str, after: str) -> list[str]:
-    server = f"{{host: localhost, port: {tenant.imap.port}, tls: implicit, ca: {_text(ca)}}}"
+def _server(port: int, ca: Path) -> str:
+    server = f"{{host: localhost, port: {port}, tls: implicit, ca: {_text(ca)}}}"
+    return f"      server: {server}"
+
+
+def _imap(
+    tenant: Tenant, ca: Path, times: list[str], *, after: str, push: bool | None
+) -> list[str]:
+    pushed = [] if push is None else [f"      push: {json.dumps(push)}"]
     return [
         "    fetch:",
         "      protocol: imap",
-        f"      every: {every}",
+        *pushed,
+        *times,
         "      folders: [INBOX]",
-        f"      start: {start}",
         f"      after: {after}",
-        f"      server: {server}",
+        _server(tenant.imap.port, ca),
+    ]
+
+
+def _pop3(tenant: Tenant, ca: Path, times: list[str], *, after: str) -> list[str]:
+    return [
+        "    fetch:",
+        "      protocol: pop3",
+        *times,
+        f"      after: {after if after in {'keep', 'delete'} else 'keep'}",
+        _server(tenant.pop3.port, ca),
     ]

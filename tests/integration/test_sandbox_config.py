@@ -11,6 +11,7 @@ from pathlib import Path
 
 import imapclient
 import msal
+import pytest
 import requests
 
 from mailbridge.config import Config, load
@@ -91,6 +92,40 @@ async def test_the_written_configuration_is_valid_and_works(tmp_path: Path) -> N
         ]
 
 
+@pytest.mark.parametrize("push", [None, True, False])
+@pytest.mark.parametrize(("after", "for_pop3"), [("seen", "keep"), ("delete", "delete")])
+async def test_the_configuration_names_protocol_and_push(
+    tmp_path: Path,
+    push: bool | None,  # noqa: FBT001 - a table
+    after: str,
+    for_pop3: str,
+) -> None:
+    """Mailboxes can be fetched by POP3, the others with or without push, and it all loads."""
+    async with Tenant.start(key=signing_key()) as tenant:
+        app = tenant.add_app()
+        for name in ("alarm", "fax"):
+            tenant.grant(app, tenant.add_mailbox(f"{name}@feuerwehr.example"))
+        text = config_for(
+            tenant,
+            webhook_url="http://127.0.0.1:9/",
+            state_dir=tmp_path,
+            after=after,
+            pop3=["FAX@feuerwehr.example"],
+            push=push,
+        )
+        file = tmp_path / "mailbridge.yaml"
+        file.write_text(text, encoding="utf-8")
+        boxes = load(file).mailboxes
+        alarm, fax = boxes["alarm"].fetch, boxes["fax"].fetch
+        assert (alarm.protocol, alarm.server.port) == ("imap", tenant.imap.port)
+        assert (fax.protocol, fax.server.port) == ("pop3", tenant.pop3.port)
+        assert alarm.push is (push is not False)
+        assert ("push: " in text) is (push is not None)
+        assert (alarm.after.action, fax.after.action) == (after, for_pop3)
+        with pytest.raises(ValueError, match="no mailbox is called x@y"):
+            config_for(tenant, webhook_url="http://127.0.0.1:9/", state_dir=tmp_path, pop3=["x@y"])
+
+
 def modes_in(directory: Path) -> dict[str, int]:
     """Return the permissions of all files but the CA, which is public."""
     files = [path for path in directory.iterdir() if path.name != "ca.pem"]
@@ -115,8 +150,8 @@ async def test_no_secret_stands_in_the_configuration_or_is_readable_by_others(
 async def test_two_tenants_live_side_by_side_and_leave_nothing_behind(tmp_path: Path) -> None:
     """Each tenant has its own ports, CA and UIDVALIDITYs, and takes its files along."""
     async with Tenant.start(key=signing_key()) as one, Tenant.start(key=signing_key()) as two:
-        ports = {one.imap.port, two.imap.port, one.entra.port, two.entra.port}
-        assert len(ports) == 4
+        servers = (one.imap, one.pop3, one.entra, two.imap, two.pop3, two.entra)
+        assert len({server.port for server in servers}) == 6
         assert one.authority.pem != two.authority.pem
         boxes = [one.add_mailbox("a@x.example"), one.add_mailbox("b@x.example")]
         validities = [folder.uidvalidity for box in boxes for folder in box.folders.values()]
