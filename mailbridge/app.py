@@ -291,6 +291,7 @@ def build_sink(name: str, webhook: Webhook) -> WebhookSink:
         profile=webhook.profile,
         now=utc_now,
         version=__version__,
+        proxy=webhook.proxy,
     )
 
 
@@ -305,6 +306,7 @@ def build_sign_in(config: Config, name: str, run: Callable[..., Any]) -> Applica
         secrets=secrets,
         scope=app.scope,
         ca=app.ca,
+        proxy=app.proxy,
         now=utc_now,
         run=run,
     )
@@ -326,7 +328,9 @@ def build_source(  # noqa: PLR0913 - each part is named once, here
         mailbox=name,
         address=mailbox.address,
         folder=folder,
-        server=MailServer(host=server.host, port=server.port, tls=server.tls, ca=server.ca),
+        server=MailServer(
+            host=server.host, port=server.port, tls=server.tls, ca=server.ca, proxy=server.proxy
+        ),
         token=sign_in.token,
         refresh=sign_in.force_refresh,
         start=fetch.start,

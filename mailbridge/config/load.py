@@ -20,6 +20,7 @@ from mailbridge.config.models import App, Config, Http, State
 from mailbridge.config.problems import Map, Problems
 from mailbridge.config.secrets import Reading, Secret
 from mailbridge.config.sections import Section
+from mailbridge.config.surroundings import Surroundings
 from mailbridge.config.urls import default_database
 from mailbridge.config.webhooks import Webhook
 from mailbridge.errors import ConfigError, Problem
@@ -152,8 +153,18 @@ class _Loader:
         if "database" not in state.model_fields_set:
             place = Secret(default_database(self._environ))
             state = state.model_copy(update={"database": place})
-        complete = {name: _complete(box, apps[box.app]) for name, box in mailboxes.items()}
-        return Config(state=state, http=http, apps=apps, mailboxes=complete, webhooks=webhooks)
+        around = Surroundings(self._environ, self._problems)
+        complete = Config(
+            state=state,
+            http=http,
+            apps={name: around.app(app) for name, app in apps.items()},
+            mailboxes={
+                name: around.mailbox(_complete(box, apps[box.app]))
+                for name, box in mailboxes.items()
+            },
+            webhooks={name: around.webhook(hook) for name, hook in webhooks.items()},
+        )
+        return None if self._problems.errors else complete
 
     def _mentioned(self) -> list[str]:
         mailboxes = self._document.get("mailboxes")

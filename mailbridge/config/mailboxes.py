@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema, model_validator
 
 from mailbridge.config.problems import fault
+from mailbridge.config.proxies import ProxySetting
 from mailbridge.config.sections import Section, file_default
 from mailbridge.config.values import (
     Address,
@@ -26,7 +27,6 @@ from mailbridge.config.values import (
 class Server(Section):
     """A mail server. After loading, ``host`` and ``port`` are always filled in."""
 
-    coming: ClassVar[frozenset[str]] = frozenset({"proxy"})
     host: Host = Field(
         "",
         description="default: Exchange Online of the app's cloud",
@@ -39,6 +39,9 @@ class Server(Section):
     )
     tls: Literal["implicit", "starttls"] = Field("implicit", description="never without TLS")
     ca: Certificates | None = Field(None, description="PEM file with a private CA")
+    proxy: ProxySetting = Field(
+        None, description="the way to it; off: none, whatever the environment says"
+    )
 
 
 class After(Section):

@@ -16,6 +16,7 @@ from mailbridge.config import urls
 from mailbridge.config.clouds import CLOUDS, MICROSOFT_HOSTS, CloudName, parse_tenant
 from mailbridge.config.mailboxes import Mailbox
 from mailbridge.config.problems import fault
+from mailbridge.config.proxies import ProxySetting
 from mailbridge.config.secrets import ClientSecret, Secret, StateKey, reference_schema
 from mailbridge.config.sections import Section, file_default
 from mailbridge.config.values import Certificates, ClientId, Day, Retention
@@ -116,7 +117,6 @@ class Credential(Section):
 class App(Section):
     """An Entra app registration."""
 
-    coming: ClassVar[frozenset[str]] = frozenset({"proxy"})
     tenant: Annotated[str, BeforeValidator(parse_tenant), WithJsonSchema({"type": "string"})] = (
         Field(description="GUID, domain, or the whole login URL with the tenant")
     )
@@ -125,6 +125,9 @@ class App(Section):
     cloud: CloudName = Field("public", description="Microsoft's national clouds")
     ca: Certificates | None = Field(
         None, description="PEM file with the private CA of another authority"
+    )
+    proxy: ProxySetting = Field(
+        None, description="for token requests; off: none, whatever the environment says"
     )
 
     @property

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from mailbridge.config import urls
 from mailbridge.config.problems import fault
+from mailbridge.config.proxies import ProxySetting
 from mailbridge.config.secrets import Secret, SigningSecret, reference_schema, resolve
 from mailbridge.config.sections import Section, file_default
 from mailbridge.config.values import Certificates, PrivateKey, Size, later, whole
@@ -157,6 +158,9 @@ class Webhook(Section):
         description="true permits loopback and private addresses, and http:// to them",
     )
     tls: WebhookTls = Field(default_factory=WebhookTls, description="private CA, own certificate")
+    proxy: ProxySetting = Field(
+        None, description="the way to it; off: none, whatever the environment says"
+    )
     events: tuple[EventType, ...] = Field(
         EVENTS, description="the events that this webhook receives; default: all", min_length=1
     )

@@ -32,6 +32,7 @@ from mailbridge.errors import (
     Unavailable,
 )
 from mailbridge.model import AccessToken
+from mailbridge.proxy.place import Proxy
 from mailbridge.sign_in.credentials import ClientSecret, Credential
 from mailbridge.sign_in.entra_errors import SECRET_ERRORS, refusal
 from mailbridge.sign_in.token_http import TokenHttp
@@ -87,6 +88,7 @@ class ApplicationSignIn:
         ca: Path | None,
         now: Callable[[], datetime],
         run: Callable[..., Awaitable[Any]],
+        proxy: Proxy | None = None,
     ) -> None:
         self.name = name
         self.refreshes = 0
@@ -97,6 +99,7 @@ class ApplicationSignIn:
         self._credentials: list[Credential] = [ClientSecret(value=one) for one in secrets]
         self._scope = scope
         self._ca = ca
+        self._proxy = proxy
         self._now = now
         self._run = run
         self._held: _Held | None = None
@@ -215,7 +218,7 @@ class ApplicationSignIn:
         if index not in self._apps:
             import msal
 
-            http = TokenHttp(self._ca)
+            http = TokenHttp(self._ca, self._proxy)
             failure: MailbridgeError | None = None
             try:
                 # The constructor fetches the discovery document. Without instance discovery,

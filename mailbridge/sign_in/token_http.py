@@ -9,6 +9,7 @@ request, and with it the client secret.
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import time
 from email.utils import parsedate_to_datetime
@@ -17,8 +18,14 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPSConnection
+from urllib3.connectionpool import HTTPSConnectionPool
 
 from mailbridge.errors import MailbridgeError, Throttled, Unavailable
+from mailbridge.proxy.dial import dial
+from mailbridge.proxy.environment import goes_around
+from mailbridge.proxy.place import Proxy
 
 #: seconds: to connect, and between two reads
 TIMEOUTS: Final = (10.0, 20.0)
@@ -53,10 +60,15 @@ class Answer:
 
 
 class TokenHttp:
-    """msal's ``http_client``. ``refused`` is the last JSON body that came with an error."""
+    """msal's ``http_client``. ``refused`` is the last JSON body that came with an error.
 
-    def __init__(self, ca: Path | None) -> None:
+    ``proxy`` is the only way out when it is set, and for https:// alone; what it does wrong is
+    ``Unavailable``.
+    """
+
+    def __init__(self, ca: Path | None, proxy: Proxy | None = None) -> None:
         self._verify = trusted(ca)
+        self._proxy = proxy
         self.refused: dict[str, Any] | None = None
 
     def get(self, url: str, **given: Any) -> Answer:
@@ -88,6 +100,9 @@ class TokenHttp:
         with requests.Session() as session:
             # Proxies, netrc and CA bundles from the environment are nobody's configuration.
             session.trust_env = False
+            if self._proxy is not None:
+                session.adapters.clear()
+                session.mount("https://", _Tunnels(self._proxy))
             with session.request(
                 method,
                 url,
@@ -127,6 +142,39 @@ class TokenHttp:
         if body.get("error") == "temporarily_unavailable" and pause is not None:
             raise Throttled("Entra is temporarily unavailable", retry_after=pause, code=code)
         return Answer(status, text, headers)
+
+
+class _Tunnels(HTTPAdapter):
+    """requests' way to a server, with sockets that lead through a proxy.
+
+    Its own proxies would need another library for SOCKS, and have no bound on how long a
+    proxy may take over its answer.
+    """
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Make the pool; the connections in it know the proxy."""
+        super().init_poolmanager(*args, **kwargs)
+        proxy = self._proxy
+
+        class Connection(HTTPSConnection):
+            # The seam that urllib3's own support for SOCKS uses.
+            def _new_conn(self) -> socket.socket:
+                port = self.port or 443
+                if goes_around(proxy, self.host, port):
+                    return super()._new_conn()
+                try:
+                    return dial(proxy, self.host, port, timeout=TIMEOUTS[0])
+                except socket.gaierror as exc:
+                    raise Unavailable(_no_address(self.host), code="entra.dns") from exc
+
+        class Pool(HTTPSConnectionPool):
+            ConnectionCls = Connection
+
+        self.poolmanager.pool_classes_by_scheme = {"https": Pool}
 
 
 def trusted(ca: Path | None) -> str | bool:
@@ -173,6 +221,10 @@ def _retry_after(headers: dict[str, str]) -> float | None:
     return min(max(seconds, 1.0), LONGEST_PAUSE) if seconds == seconds else USUAL_PAUSE  # noqa: PLR0124 - NaN
 
 
+def _no_address(host: str) -> str:
+    return f"the name {host} has no address"
+
+
 def _unreachable(exc: Exception, url: str) -> MailbridgeError:
     """Return the error for a request that got no answer; it names the host and no more."""
     host = urlsplit(url).netloc or "the login host"
@@ -185,5 +237,5 @@ def _unreachable(exc: Exception, url: str) -> MailbridgeError:
     if isinstance(exc, (requests.exceptions.Timeout, TimeoutError)):
         return Unavailable(f"{host} did not answer in time", code="entra.timeout")
     if "NameResolutionError" in str(exc) or "getaddrinfo" in str(exc):
-        return Unavailable(f"the name {host} has no address", code="entra.dns")
+        return Unavailable(_no_address(host), code="entra.dns")
     return Unavailable(f"{host} cannot be reached ({type(exc).__name__})", code="entra.connection")

@@ -136,7 +136,7 @@ def check_url(url: str, allow_private: bool) -> str | None:  # noqa: FBT001 - a 
         return "the URL must start with https://"
     if not host or not port:
         return "the URL names no host" if not host else "the URL names no usable port"
-    return _check_host(host, scheme=parsed.scheme, allow_private=allow_private)
+    return check_host(host, scheme=parsed.scheme, allow_private=allow_private)
 
 
 def exact_url(url: str) -> URL:
@@ -155,7 +155,8 @@ def exact_url(url: str) -> URL:
     return read
 
 
-def _check_host(host: str, *, scheme: str, allow_private: bool) -> str | None:
+def check_host(host: str, *, scheme: str, allow_private: bool) -> str | None:
+    """Say what is wrong with a host as far as it can be seen without DNS."""
     if scheme == "http" and not allow_private:
         return (
             f"http:// to {host}: use https://, or, for a receiver on a loopback or private"
@@ -197,7 +198,7 @@ async def pinned(host: str, port: int, *, guard: Guard, resolve: Resolve) -> lis
     An address that is refused is left out; when all are, ``Unavailable`` names the host, the
     address and the setting. ``resolve`` is not asked about what is an IP address already.
     """
-    problem = _check_host(host, scheme=guard.scheme, allow_private=guard.allow_private)
+    problem = check_host(host, scheme=guard.scheme, allow_private=guard.allow_private)
     if problem is not None:
         raise Unavailable(problem, code="webhook.address_refused")
     name = host.rstrip(".")

@@ -24,7 +24,10 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError
 
 from mailbridge.errors import Unavailable
-from mailbridge.sinks.address import Guard, Resolve, pinned
+from mailbridge.proxy.dial import dial_async
+from mailbridge.proxy.place import Proxy
+from mailbridge.sinks.address import Guard, Resolve
+from mailbridge.sinks.passage import Passage, Passages
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawResponseMessage
@@ -158,7 +161,7 @@ def final_status(early: bytes | bytearray) -> int | None:
 class PinningConnector(aiohttp.BaseConnector):
     """Opens connections to judged addresses only, and reuses them for four idle seconds."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a connection is made of
         self,
         *,
         guard: Guard,
@@ -166,9 +169,10 @@ class PinningConnector(aiohttp.BaseConnector):
         deadlines: Deadlines,
         context: ssl.SSLContext | None,
         limit: int,
+        proxy: Proxy | None = None,
     ) -> None:
         super().__init__(limit=limit, keepalive_timeout=KEEPALIVE_SECONDS)
-        self._guard = guard
+        self._passages = Passages(guard=guard, resolve=resolve, proxy=proxy)
         self._resolve = resolve
         self._deadlines = deadlines
         self._context = context
@@ -183,12 +187,8 @@ class PinningConnector(aiohttp.BaseConnector):
     ) -> ResponseHandler:
         host, port = req.url.raw_host or "", req.url.port or 0
         async with _phase("DNS", host, self._deadlines.dns):
-            addresses = await pinned(host, port, guard=self._guard, resolve=self._resolve)
-        async with _phase("connect", host, self._deadlines.connect):
-            sock = await aiohappyeyeballs.start_connection(
-                [_addr_info(address, port) for address in addresses],
-                happy_eyeballs_delay=NEXT_ADDRESS_SECONDS,
-            )
+            passage = await self._passages.find(host, port)
+        sock = await self._socket(passage, host, port)
         tls: dict[str, Any] = {}
         if self._context is not None:
             tls = {
@@ -200,6 +200,21 @@ class PinningConnector(aiohttp.BaseConnector):
         async with _phase("TLS", host, self._deadlines.tls):
             _, protocol = await self._loop.create_connection(self._factory, sock=sock, **tls)
         return protocol
+
+    async def _socket(self, passage: Passage, host: str, port: int) -> socket.socket:
+        seconds, proxy = self._deadlines.connect, passage.proxy
+        if proxy is None:
+            async with _phase("connect", host, seconds):
+                return await aiohappyeyeballs.start_connection(
+                    [_addr_info(address, port) for address in passage.addresses],
+                    happy_eyeballs_delay=NEXT_ADDRESS_SECONDS,
+                )
+        try:
+            return await dial_async(
+                proxy, passage.target, port, seconds=seconds, resolve=self._resolve
+            )
+        except Unavailable as exc:
+            raise Unavailable(f"{host}: {exc}. {exc.fix}", code=exc.code, fix=exc.fix) from exc
 
 
 def _addr_info(address: str, port: int) -> Any:

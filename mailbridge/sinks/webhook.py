@@ -4,9 +4,11 @@ What a receiver sees is described in ``docs/webhooks.md``. What this module prom
 
 * one attempt per call, within its deadlines, and an ``Outcome`` for whatever comes back, also
   from a receiver that means harm: the status line decides, its body can change nothing;
-* no redirect is followed, no proxy used, no cookie kept, nothing decompressed;
-* the address that the guard judged is the one that is connected to;
-* the URL, the signing secrets and the values of static headers are in no outcome and no repr.
+* no redirect is followed, no cookie kept, nothing decompressed;
+* the address that the guard judged is the one that is connected to; with a ``proxy`` nothing
+  is connected to but that (``passage`` tells what the guard can and cannot do then);
+* the URL, the signing secrets, the values of static headers and the proxy's password are in no
+  outcome and no repr.
 
 Nothing here is durable and nothing is retried: the queue is the retry.
 """
@@ -32,6 +34,7 @@ from yarl import URL
 
 from mailbridge.errors import PermanentError, Unavailable
 from mailbridge.model import Deferred, Delivery, Outcome, Rendered
+from mailbridge.proxy.place import Proxy
 from mailbridge.retry import POLICIES, ProfileName
 from mailbridge.sinks.address import Guard, Resolve, SystemResolver, check_url, exact_url
 from mailbridge.sinks.answer import extract, judge, secret_parts
@@ -119,6 +122,7 @@ class WebhookSink:
     deadlines: Deadlines | None = None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     resolve: Resolve | None = None
+    proxy: Proxy | None = None
 
     _keys: list[bytes] = field(init=False)
     _target: URL = field(init=False)
@@ -181,6 +185,7 @@ class WebhookSink:
             deadlines=self._limits,
             context=context,
             limit=self.concurrency,
+            proxy=self.proxy,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,

@@ -1,7 +1,7 @@
 """Sockets to mail servers: opened here, under TLS, cuttable by any thread.
 
-Both protocols use it, so that what is true of a connection (its trust, its keepalive, later
-its proxy) is true of all of them.
+Both protocols use it, so that what is true of a connection (its trust, its keepalive, its
+proxy) is true of all of them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from typing import Final, Literal
 
 import certifi
 
+from mailbridge.proxy.dial import dial
+from mailbridge.proxy.environment import goes_around
+from mailbridge.proxy.place import Proxy
+
 Tls = Literal["implicit", "starttls"]
 
 #: seconds of silence before the kernel asks whether a connection still lives
@@ -25,12 +29,16 @@ KEEPALIVE: Final = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MailServer:
-    """Where the mail lies. ``ca`` is a PEM file that replaces the system's authorities."""
+    """Where the mail lies. ``ca`` is a PEM file that replaces the system's authorities.
+
+    ``proxy`` is the only way there when it is set: its connections begin as ``Line(proxy)``.
+    """
 
     host: str = "outlook.office365.com"
     port: int = 993
     tls: Tls = "implicit"
     ca: Path | None = None
+    proxy: Proxy | None = None
 
 
 def tls_context(ca: Path | None) -> ssl.SSLContext:
@@ -61,9 +69,10 @@ def _context(ca: Path | None, _changed_at: int) -> ssl.SSLContext:
 
 
 class Line:
-    """The socket of a connection, which any thread may cut."""
+    """The socket of a connection, which any thread may cut, and the proxy it goes through."""
 
-    def __init__(self) -> None:
+    def __init__(self, proxy: Proxy | None = None) -> None:
+        self.proxy = proxy
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._cut = False
@@ -95,18 +104,29 @@ def _shut(sock: socket.socket) -> None:
 
 
 def connect(host: str, port: int, *, line: Line, timeout: float) -> socket.socket:
-    """Open a TCP connection for ``line``; ``timeout`` (seconds) stays on it; ``OSError``."""
+    """Open a TCP connection for ``line``; ``timeout`` (seconds) stays on it; ``OSError``.
+
+    Through the line's proxy if it has one; what that does wrong is ``Unavailable``. The line
+    holds the socket before the proxy is asked, so that it can be cut while the proxy hangs.
+    """
+    if line.proxy is not None and not goes_around(line.proxy, host, port):
+        prepare = functools.partial(_prepare, line)
+        return dial(line.proxy, host, port, timeout=timeout, prepare=prepare)
     sock = socket.create_connection((host, port), timeout)
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_KEEPIDLE"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE)
-        line.hold(sock)
+        _prepare(line, sock)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _prepare(line: Line, sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE)
+    line.hold(sock)
 
 
 def secure(sock: socket.socket, context: ssl.SSLContext, *, host: str, line: Line) -> ssl.SSLSocket:
