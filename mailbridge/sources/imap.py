@@ -6,25 +6,32 @@ stay short, sizes are taken for estimates, mail is read with ``BODY.PEEK[]``.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
-from mailbridge.errors import SignInRejected
+from mailbridge.errors import SignInRejected, Unavailable
 from mailbridge.model import AccessToken, TokenSource
 from mailbridge.sources.imap_connection import Connection, plain
-from mailbridge.sources.imap_driver import Driver, Run, session_end
+from mailbridge.sources.imap_driver import Driver, Run, session_end, share_of
 from mailbridge.sources.imap_fetcher import Settling, Start, Watch
+from mailbridge.sources.imap_lookout import Lookout
 from mailbridge.sources.imap_plan import FetchLimits, Suspects
 from mailbridge.sources.imap_session import ImapSession
+from mailbridge.sources.push import Openings, Parking
 from mailbridge.sources.transport import MailServer
 
 __all__ = ["FetchLimits", "ImapSession", "ImapSource", "Settling", "Start"]
 
 log = structlog.get_logger(__name__)
+
+#: seconds for connecting, signing in and selecting together: a server that trickles holds a
+#: worker thread; Exchange Online takes seconds for each of them on a bad day
+OPEN_WITHIN: Final = 90.0
 
 #: gives a token that replaces the one which a server refused
 Refresh = Callable[[AccessToken], Awaitable[AccessToken]]
@@ -36,7 +43,8 @@ class ImapSource:
     ``token`` gives the token for a new session, ``refresh`` a fresh one when the server
     refuses it. ``run`` runs a blocking function in the shared worker threads. ``fetch_room``
     is entered around every fetch of bodies, so that many mailboxes share a bound on memory.
-    ``after`` is what settling does; ``move_to`` names the folder for ``move``.
+    ``after`` is what settling does; ``move_to`` names the folder for ``move``. ``push`` asks for
+    IDLE where the server has it. ``parking`` and ``openings`` are shared by all sources.
     ``ValueError`` for a name with control characters.
     """
 
@@ -56,6 +64,9 @@ class ImapSource:
         move_to: str | None = None,
         limits: FetchLimits | None = None,
         fetch_room: AbstractAsyncContextManager[Any] | None = None,
+        push: bool = False,
+        parking: Parking | None = None,
+        openings: Openings | None = None,
     ) -> None:
         if (after == "move") != bool(move_to):
             raise ValueError("`after: move` and the folder to move to belong together")
@@ -68,6 +79,10 @@ class ImapSource:
         self._refresh = refresh
         self._run = run
         self._now = now
+        self._push = push
+        self._parking = parking or Parking()
+        self._openings = openings or Openings()
+        self._place = (mailbox, self.folder)
         self._watch = Watch(
             mailbox=mailbox,
             folder=folder,
@@ -99,22 +114,29 @@ class ImapSource:
             yield self._session(driver, token)
             politely = True
         finally:
+            self._parking.leave(self._place)
             await driver.close(politely=politely)
 
     async def _open(self, token: AccessToken) -> Driver:
         driver = Driver(Connection(self._server), self._run)
         readonly = self._watch.after == "keep"
-        try:
-            await driver.call(
-                driver.connection.start, self._address, token.value, self.folder, readonly
-            )
-        except BaseException:
-            await driver.close(politely=False)
-            raise
+        async with self._openings.turn(self._place):
+            try:
+                async with asyncio.timeout(OPEN_WITHIN):
+                    await driver.call(
+                        driver.connection.start, self._address, token.value, self.folder, readonly
+                    )
+            except BaseException as error:
+                await driver.close(politely=False)
+                if isinstance(error, TimeoutError):
+                    raise Unavailable(
+                        f"the session was not open after {OPEN_WITHIN:.0f} s", code="imap.timeout"
+                    ) from error
+                raise
         return driver
 
     def _session(self, driver: Driver, token: AccessToken) -> ImapSession:
-        expires_at = session_end(token.expires_at, self._now())
+        expires_at = session_end(token.expires_at, self._now(), share_of(*self._place))
         log.info(
             "session.opened",
             mailbox=self.mailbox,
@@ -122,4 +144,5 @@ class ImapSource:
             uidvalidity=driver.connection.uidvalidity,
             exists=driver.connection.exists,
         )
-        return ImapSession(self._watch, driver, expires_at=expires_at)
+        lookout = Lookout(driver, push=self._push, parking=self._parking, place=self._place)
+        return ImapSession(self._watch, driver, lookout, expires_at=expires_at)

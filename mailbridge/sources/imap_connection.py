@@ -24,13 +24,16 @@ from mailbridge.errors import MailbridgeError, Unavailable
 from mailbridge.sources.imap_answers import Row
 from mailbridge.sources.imap_errors import (
     Refused,
+    answer_error,
+    explained,
     folder_error,
     guarded,
     sign_in_error,
 )
 from mailbridge.sources.imap_flights import Flights, Order
+from mailbridge.sources.imap_heard import Heard
 from mailbridge.sources.imap_plan import COMMAND_LINE, Head, as_utc, windows
-from mailbridge.sources.imap_wire import Client
+from mailbridge.sources.imap_wire import Client, Wire
 from mailbridge.sources.transport import Line, MailServer, Tls, tls_context
 
 #: seconds
@@ -73,6 +76,7 @@ class Connection:
         self.uidnext: int | None = None
         self.exists = 0
         self._flights = Flights()
+        self._heard = Heard()
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -90,7 +94,7 @@ class Connection:
     def open(self) -> None:
         """Connect, under TLS in any case."""
         server = self._server
-        self._client = guarded(f"connect to {server.host}", self._connect)
+        self._client = self.ask(f"connect to {server.host}", self._connect)
 
     def _connect(self) -> Client:
         server = self._server
@@ -101,6 +105,7 @@ class Connection:
             context=context,
             tls=server.tls,
             line=self._line,
+            heard=self._heard,
             timeout=SocketTimeout(CONNECT_TIMEOUT, READ_TIMEOUT),
         )
         try:
@@ -124,26 +129,26 @@ class Connection:
 
         failure: MailbridgeError | None = None
         try:
-            guarded("sign in", self.client.sasl_login, "XOAUTH2", respond)
-        except Refused as refused:
-            failure = sign_in_error(refused, challenges)
+            self.ask("sign in", self.client.sasl_login, "XOAUTH2", respond)
+        except Unavailable as unavailable:
+            failure = sign_in_error(unavailable, challenges)
         if failure is not None:
             raise failure
         self._introduce()
 
     def _introduce(self) -> None:
         """Ask for the capabilities that hold now and say who we are (RFC 2971)."""
-        guarded("capabilities", self.client.capabilities)
+        self.ask("capabilities", self.client.capabilities)
         if self.client.has_capability("ID"):
             name = {"name": "mailbridge", "version": __version__}
             with contextlib.suppress(Refused):
-                guarded("introduce", self.client.id_, name)
+                self.ask("introduce", self.client.id_, name)
 
     def select(self, folder: str, *, readonly: bool) -> None:
         """Select the folder; read-only by EXAMINE, so that nothing there can change."""
         failure: MailbridgeError
         try:
-            answer = guarded("open the folder", self.client.select_folder, folder, readonly)
+            answer = self.ask("open the folder", self.client.select_folder, folder, readonly)
         except Refused as refused:
             failure = folder_error(refused, folder, self.folders())
             raise failure from None
@@ -156,9 +161,20 @@ class Connection:
     def folders(self) -> list[str]:
         """List the folders' names, for a message to a person; none if the server will not."""
         try:
-            return [str(row[2]) for row in guarded("list folders", self.client.list_folders)]
+            return [str(row[2]) for row in self.ask("list folders", self.client.list_folders)]
         except Unavailable:
             return []
+
+    @property
+    def busy(self) -> bool:
+        """Whether FETCH commands that were sent ahead are still to be answered."""
+        return self._flights.busy
+
+    def lend(self) -> Wire:
+        """Return the protocol engine for a while in the event loop; not while it is ``busy``."""
+        wire = self._open_client().wire
+        self._flights.forget()
+        return wire
 
     def cut(self) -> None:
         """Break the connection; a verb under way in another thread ends at once."""
@@ -187,6 +203,7 @@ class Connection:
     def _open_client(self) -> Client:
         if self._client is None or self._line.is_cut:
             raise Unavailable("the connection is closed", code="imap.closed")
+        self._heed("go on")
         return self._client
 
     # -- reading ------------------------------------------------------------------------------
@@ -197,7 +214,7 @@ class Connection:
         self._flights.forget()
         # Counts and flags that came unasked would otherwise pile up as long as it lives.
         client.wire.untagged_responses.clear()
-        guarded("look for new mail", client.wire.noop)
+        self.ask("look for new mail", client.look_around)
         told = client.wire.untagged_responses.get("UIDVALIDITY", [])
         if told and told[-1] != str(self.uidvalidity).encode():
             raise Unavailable("UIDVALIDITY changed in this session", code="imap.renumbered")
@@ -226,7 +243,7 @@ class Connection:
     def _search(self, criteria: list[object]) -> list[int]:
         client = self.client
         client.forget("SEARCH")
-        found: list[int] = guarded("search", client.search, criteria)
+        found: list[int] = self.ask("search", client.search, criteria)
         return found
 
     def sizes(self, uids: Sequence[int], ahead: Sequence[Order] = ()) -> dict[int, int]:
@@ -266,14 +283,42 @@ class Connection:
 
     def _fetch(self, order: Order, ahead: Sequence[Order] = ()) -> dict[int, Row]:
         client = self._open_client()
-        self._flights.send(client, (order, *ahead))
+        found: dict[int, Row] = {}
         try:
-            return self._flights.take(client, order)
+            found = self._explained("fetch", self._flights.take, client, order, ahead)
         except Refused:
             # A server that is about to hang up must do so now, while it is known why: or the
             # messages of the next command would be suspected of it.
-            guarded("go on after a refusal", client.wire.noop)
+            self.ask("go on after a refusal", client.look_around)
             raise
+        if not found.keys() >= set(order.uids):
+            self._heed("fetch")
+        return found
+
+    # -- asking -------------------------------------------------------------------------------
+
+    def ask(self, action: str, verb: Callable[..., R], *args: Any) -> R:
+        """Call a verb of imapclient. What it raises becomes ours, with the server's reason.
+
+        A wish for a pause is obeyed even if it came in the text of an OK: what such an answer
+        brings, or leaves out, cannot be relied upon.
+        """
+        result = self._explained(action, verb, *args)
+        self._heed(action)
+        return result
+
+    def _explained(self, action: str, verb: Callable[..., R], *args: Any) -> R:
+        try:
+            return guarded(action, verb, *args)
+        except MailbridgeError as exc:
+            failure = explained(exc, self._heard, action)
+            if failure is exc:
+                raise
+        raise failure
+
+    def _heed(self, action: str) -> None:
+        if self._heard.throttle:
+            raise answer_error(self._heard.throttle, action)
 
 
 def _require_welcome(client: Client, tls: Tls) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 
@@ -23,6 +23,7 @@ from mailbridge.sources.base import Known, Memory
 from mailbridge.sources.imap_driver import Driver
 from mailbridge.sources.imap_errors import Refused
 from mailbridge.sources.imap_fetcher import FATAL, Fetcher, Watch
+from mailbridge.sources.imap_lookout import Lookout
 from mailbridge.sources.imap_plan import COMMAND_LINE, Head, Recognition, wanted_again, windows
 from mailbridge.sources.imap_settle import Settler
 
@@ -32,25 +33,25 @@ log = structlog.get_logger(__name__)
 class ImapSession:
     """A ``Session`` on IMAP4rev1; see ``mailbridge.sources.base``."""
 
-    def __init__(self, watch: Watch, driver: Driver, *, expires_at: datetime) -> None:
+    def __init__(
+        self, watch: Watch, driver: Driver, lookout: Lookout, *, expires_at: datetime
+    ) -> None:
         self.expires_at = expires_at
-        self.pushes = False
+        self.pushes = lookout.pushes
         self.lasts = True
         self._watch = watch
         self._call = driver.call
         self._server = driver.connection
         self._settler = Settler(driver.connection)
         self._get = Fetcher(watch, driver)
-        self._fresh = True
+        self._lookout = lookout
         self._log = log.bind(mailbox=watch.mailbox, folder=watch.folder)
 
     # -- fetch --------------------------------------------------------------------------------
 
     async def fetch(self, known: Known, memory: Memory) -> AsyncIterator[Batch]:
         """Yield what is new, then the gaps that can be closed now."""
-        if not self._fresh:
-            await self._call(self._server.refresh)
-        self._fresh = False
+        await self._lookout.begin()
         self._get.begin()
         checkpoint = known.checkpoint
         if checkpoint is None:
@@ -93,7 +94,7 @@ class ImapSession:
         )
 
     async def _beyond(self, checkpoint: Checkpoint) -> AsyncGenerator[Batch, None]:
-        uids = await self._call(self._server.uids, checkpoint.uid + 1)
+        uids = await self._lookout.beyond(checkpoint.uid)
         baseline = checkpoint.baseline_uid
         if checkpoint.since is not None and checkpoint.uid < baseline:
             first = checkpoint.uid + 1
@@ -238,15 +239,13 @@ class ImapSession:
 
     async def unchanged(self, checkpoint: Checkpoint) -> bool:
         """See ``Session``."""
-        del checkpoint
-        return False
+        return await self._lookout.unchanged(checkpoint)
 
     async def stand_by(self, woken: asyncio.Event, until: datetime) -> None:
         """See ``Session``."""
-        left = (until - self._watch.now()).total_seconds()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, left)):
-                await woken.wait()
+        left = min(until, self.expires_at) - self._watch.now()
+        await self._lookout.stand_by(woken, left.total_seconds())
+        self.pushes = self._lookout.pushes
 
     # -- settle -------------------------------------------------------------------------------
 

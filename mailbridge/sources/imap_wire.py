@@ -18,6 +18,8 @@ from typing import Any, Final, cast
 from imapclient import IMAPClient, SocketTimeout
 
 from mailbridge.sources.imap_answers import Row, rows
+from mailbridge.sources.imap_heard import Heard
+from mailbridge.sources.loop_socket import TLS_RECORD
 from mailbridge.sources.transport import Line, Tls, connect, secure
 
 #: bytes of one literal: Exchange Online's largest message (150 MB) and what base64 adds
@@ -26,8 +28,6 @@ LARGEST_LITERAL: Final = 220 * 1024 * 1024
 LONGEST_LINE: Final = 16 * 1024 * 1024
 #: bytes that one command may bring, all its lines and literals together
 LARGEST_ANSWER: Final = LARGEST_LITERAL + 64 * 1024 * 1024
-#: bytes that one read of a TLS connection brings at most
-TLS_RECORD: Final = 16384
 
 
 class Wire(imaplib.IMAP4):
@@ -41,9 +41,11 @@ class Wire(imaplib.IMAP4):
         context: ssl.SSLContext,
         tls: Tls,
         line: Line,
+        heard: Heard,
         timeout: float,
     ) -> None:
         self._context = context
+        self._heard = heard
         self._implicit = tls == "implicit"
         self._line = line
         self._reader: io.BufferedReader | None = None
@@ -90,6 +92,14 @@ class Wire(imaplib.IMAP4):
         self._get_capabilities()
         return typ, data
 
+    def _get_capabilities(self) -> None:
+        """Ask for the capabilities, unless the greeting told them (RFC 3501, 7.2.1)."""
+        told = self.untagged_responses.pop("CAPABILITY", [])
+        if told and isinstance(told[-1], bytes):
+            self.capabilities = tuple(told[-1].decode("ascii", "replace").upper().split())
+        else:
+            super()._get_capabilities()  # type: ignore[misc]  # typeshed hides it
+
     def _pending(self) -> bool:
         timeout = self.sock.gettimeout()
         self.sock.setblocking(False)  # noqa: FBT003 - the socket's own signature
@@ -124,6 +134,7 @@ class Wire(imaplib.IMAP4):
         if len(line) > LONGEST_LINE:
             raise self.abort("literal of a line is too large")
         self._count(len(line))
+        self._heard.line(line)
         return line
 
     def send(self, data: bytes) -> None:  # type: ignore[override]  # typeshed: "buffer"
@@ -195,9 +206,10 @@ class Client(IMAPClient):  # type: ignore[misc]  # imapclient ships no types
         context: ssl.SSLContext,
         tls: Tls,
         line: Line,
+        heard: Heard,
         timeout: SocketTimeout,
     ) -> None:
-        self._tls, self._line = tls, line
+        self._tls, self._line, self._heard = tls, line, heard
         super().__init__(host, port, ssl=tls == "implicit", ssl_context=context, timeout=timeout)
         self.normalise_times = False
         # imapclient switches it on; at that level imaplib makes a repr of every literal, twice.
@@ -210,6 +222,7 @@ class Client(IMAPClient):  # type: ignore[misc]  # imapclient ships no types
             context=self.ssl_context,
             tls=self._tls,
             line=self._line,
+            heard=self._heard,
             timeout=self._timeout.connect,
         )
 
@@ -218,6 +231,15 @@ class Client(IMAPClient):  # type: ignore[misc]  # imapclient ships no types
         """The protocol engine under it."""
         wire: Wire = self._imap
         return wire
+
+    @property
+    def offers_idle(self) -> bool:
+        """Whether the server has IDLE (RFC 2177), by what it told after the sign-in."""
+        return b"IDLE" in (self._cached_capabilities or ())
+
+    def look_around(self) -> None:
+        """Let the server say what is new (NOOP); imaplib's own would take NO for an answer."""
+        self._checkok("noop", *self.wire.noop())
 
     def begin_fetch(self, uids: Sequence[int], items: str) -> bytes:
         """Send a UID FETCH and return its tag."""
