@@ -1,4 +1,4 @@
-"""Two real mail servers behind one face, and a ledger that plays the store for a source."""
+"""Three real mail servers behind one face, and a ledger that plays the store for a source."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from mailbridge.sandbox.tenant import Tenant
 from mailbridge.sources.base import Known, Session
 from mailbridge.sources.imap import ImapSource
 from mailbridge.sources.transport import MailServer
+from tests.servers.cyrus import Cyrus
 from tests.servers.dovecot import Dovecot
 from tests.servers.tokens import Minter
 
@@ -52,6 +53,10 @@ class Rig(Protocol):
 
     server: MailServer
     address: str
+    #: characters that the name of a folder cannot have there
+    refused_in_names: str
+    #: whether a session goes on reading what another one has expunged (RFC 2180, 4.1.1)
+    keeps_expunged: bool
 
     async def token(self) -> AccessToken:
         """Give a token that the server takes."""
@@ -60,6 +65,9 @@ class Rig(Protocol):
         self, raw: bytes, *, folder: str = "INBOX", received_at: datetime | None = None
     ) -> None:
         """Let a mail arrive."""
+
+    async def deliver_smallest(self) -> int:
+        """Let the smallest mail arrive that the server can hold, and return its size."""
 
     async def create(self, folder: str) -> None:
         """Create a folder."""
@@ -76,6 +84,9 @@ class Rig(Protocol):
 
 class SandboxRig:
     """The sandbox tenant."""
+
+    refused_in_names = ""
+    keeps_expunged = False
 
     def __init__(self, tenant: Tenant, app: App, address: str = "alarm@feuerwehr.example") -> None:
         self.tenant, self.app, self.address = tenant, app, address
@@ -94,6 +105,11 @@ class SandboxRig:
     ) -> None:
         """Let a mail arrive."""
         self.box.deliver(raw, folder=folder, received_at=received_at)
+
+    async def deliver_smallest(self) -> int:
+        """Deliver nothing at all."""
+        self.box.deliver(b"")
+        return 0
 
     async def create(self, folder: str) -> None:
         """Create a folder."""
@@ -122,6 +138,9 @@ class SandboxRig:
 class DovecotRig:
     """The distribution's Dovecot."""
 
+    refused_in_names = ""
+    keeps_expunged = False
+
     def __init__(self, dovecot: Dovecot, minter: Minter, address: str) -> None:
         self.dovecot, self.minter, self.address = dovecot, minter, address
         self.server = MailServer(
@@ -141,6 +160,11 @@ class DovecotRig:
         stamp = imaplib.Time2Internaldate(received_at or datetime.now(UTC))
         quoted = f'"{folder}"'
         await self._as_somebody(lambda client: client.append(quoted, "", stamp, raw))
+
+    async def deliver_smallest(self) -> int:
+        """Put an empty file there; Dovecot refuses to append nothing."""
+        self.dovecot.deliver(self.address, b"")
+        return 0
 
     async def create(self, folder: str) -> None:
         """Create a folder."""
@@ -171,6 +195,65 @@ class DovecotRig:
     async def _as_somebody(self, verb: Callable[[imaplib.IMAP4], object]) -> None:
         def work() -> None:
             with self.dovecot.login(self.address, self.minter.mint_app()) as client:
+                verb(client)
+
+        await asyncio.to_thread(work)
+
+
+class CyrusRig:
+    """The distribution's Cyrus."""
+
+    refused_in_names = '"\\{}%;<>^`|'
+    keeps_expunged = True
+
+    def __init__(self, cyrus: Cyrus, minter: Minter, address: str) -> None:
+        self.cyrus, self.minter, self.address = cyrus, minter, address
+        self.server = MailServer(host="localhost", port=cyrus.imaps_port, ca=cyrus.ca_file)
+
+    async def token(self) -> AccessToken:
+        """Mint a token that the gate verifies."""
+        value = self.minter.mint_app()
+        return AccessToken(value=value, expires_at=datetime.now(UTC) + timedelta(hours=1))
+
+    async def deliver(
+        self, raw: bytes, *, folder: str = "INBOX", received_at: datetime | None = None
+    ) -> None:
+        """Append a mail, so that its INTERNALDATE can be chosen."""
+        await asyncio.to_thread(
+            self.cyrus.deliver, self.address, raw, folder, received_at=received_at
+        )
+
+    async def deliver_smallest(self) -> int:
+        """Append an empty line; Cyrus has no message of no bytes, however it comes."""
+        await self.deliver(b"\r\n")
+        return 2
+
+    async def create(self, folder: str) -> None:
+        """Create a folder."""
+        await self._as_somebody(lambda client: client.create_folder(folder))
+
+    async def look(self, folder: str = "INBOX") -> list[tuple[int, frozenset[str], str]]:
+        """Return what lies in a folder."""
+        stored = await asyncio.to_thread(self.cyrus.read, self.address, folder)
+        return [(one.uid, one.flags - {"\\Recent"}, one.message_id) for one in stored]
+
+    async def expunge(self, uid: int) -> None:
+        """Delete a message."""
+
+        def delete(client: Any) -> None:
+            client.select_folder("INBOX")
+            client.delete_messages([uid])
+            client.uid_expunge([uid])
+
+        await self._as_somebody(delete)
+
+    async def renumber(self) -> None:
+        """Give the INBOX another UIDVALIDITY and its messages other UIDs."""
+        await asyncio.to_thread(self.cyrus.recreate, self.address)
+
+    async def _as_somebody(self, verb: Callable[[Any], object]) -> None:
+        def work() -> None:
+            with self.cyrus.client(self.address) as client:
                 verb(client)
 
         await asyncio.to_thread(work)

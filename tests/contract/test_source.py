@@ -1,4 +1,4 @@
-"""What every source of mail promises, held against Dovecot and the sandbox's Exchange."""
+"""What every source of mail promises, held against Dovecot, Cyrus and the sandbox's Exchange."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ from mailbridge.sandbox.tenant import Tenant
 from mailbridge.sandbox.tokens import SigningKey
 from mailbridge.sources.base import Known
 from mailbridge.sources.imap import FetchLimits
-from tests.contract.imap_rigs import DovecotRig, Ledger, Rig, SandboxRig, mail, source_for
-from tests.servers.dovecot import Dovecot
-from tests.servers.tokens import Minter
+from tests.contract.imap_rigs import (
+    CyrusRig,
+    DovecotRig,
+    Ledger,
+    Rig,
+    SandboxRig,
+    mail,
+    source_for,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +33,15 @@ def key() -> SigningKey:
     return SigningKey.generate()
 
 
-@pytest.fixture(params=["exchange", "dovecot"])
+@pytest.fixture(params=["exchange", "dovecot", "cyrus"])
 async def rig(request: pytest.FixtureRequest, key: SigningKey) -> AsyncIterator[Rig]:
     if request.param == "exchange":
         async with Tenant.start(key=key) as tenant:
             yield SandboxRig(tenant, tenant.add_app())
-    else:
-        dovecot: Dovecot = request.getfixturevalue("dovecot")
-        minter: Minter = request.getfixturevalue("minter")
-        yield DovecotRig(dovecot, minter, f"{uuid.uuid4().hex[:12]}@feuerwehr.example")
+        return
+    address = f"{uuid.uuid4().hex[:12]}@feuerwehr.example"
+    server, minter = request.getfixturevalue(request.param), request.getfixturevalue("minter")
+    yield (DovecotRig if request.param == "dovecot" else CyrusRig)(server, minter, address)
 
 
 @pytest.fixture
@@ -184,25 +190,23 @@ async def test_fetching_changes_nothing_in_the_mailbox(rig: Rig, pool: ThreadPoo
 
 
 async def test_an_empty_message_is_a_message(rig: Rig, pool: ThreadPoolExecutor) -> None:
-    """A mail of no bytes at all is delivered like any other."""
-    if isinstance(rig, DovecotRig):  # it refuses to append nothing
-        rig.dovecot.deliver(rig.address, b"")
-    else:
-        await rig.deliver(b"")
+    """A mail of no bytes at all, or of as few as there can be, is delivered like any other."""
+    size = await rig.deliver_smallest()
     await rig.deliver(mail(2))
     ledger = Ledger()
 
     await ledger.look(source_for(rig, pool))
 
-    assert [len(message.raw) for message in ledger.accepted.values()] == [0, len(mail(2))]
+    assert [len(message.raw) for message in ledger.accepted.values()] == [size, len(mail(2))]
     assert ledger.gaps == {}
 
 
-@pytest.mark.parametrize("folder", ["Einsätze & Übung", 'Quo"ted', "日本語"])
+@pytest.mark.parametrize("folder", ["Einsätze & Übung", """Quo"ted (it's) [1] {2}""", "日本語"])
 async def test_folders_have_names_of_all_kinds(
     rig: Rig, pool: ThreadPoolExecutor, folder: str
 ) -> None:
-    """Umlauts, ampersands, quotes: the folder is opened under its real name."""
+    """Umlauts, ampersands, quotes, braces: the folder is opened under its real name."""
+    folder = "".join(one for one in folder if one not in rig.refused_in_names)
     await rig.create(folder)
     ledger = Ledger()
 
@@ -253,7 +257,7 @@ async def test_a_refused_token_is_replaced_once(rig: Rig, pool: ThreadPoolExecut
 
 
 async def test_a_session_ends_before_its_token(rig: Rig, pool: ThreadPoolExecutor) -> None:
-    """It has to be replaced five minutes early, or a tenth of a short life."""
+    """It has to be replaced five to ten minutes early, or a tenth to a fifth of a short life."""
     now = datetime.now(UTC)
     for life, margin in ((3600, 300), (600, 60)):
         token = await rig.token()
@@ -263,7 +267,8 @@ async def test_a_session_ends_before_its_token(rig: Rig, pool: ThreadPoolExecuto
             return token
 
         async with source_for(rig, pool, token=give, now=lambda: now).session() as session:
-            assert token.expires_at - session.expires_at == timedelta(seconds=margin)
+            early = token.expires_at - session.expires_at
+            assert timedelta(seconds=margin) <= early <= timedelta(seconds=2 * margin)
 
 
 # -- gaps -------------------------------------------------------------------------------------
@@ -302,7 +307,7 @@ async def test_a_gap_is_closed_when_the_server_gives_the_message(
 async def test_a_message_that_is_gone_before_it_is_fetched_is_told(
     rig: Rig, pool: ThreadPoolExecutor
 ) -> None:
-    """Somebody deletes it between two looks: nothing is fetched, the others come."""
+    """Somebody deletes it after it was listed: it is told unless still given; the others come."""
     for number in (1, 2, 3):
         await rig.deliver(mail(number))
     ledger = Ledger()
@@ -315,8 +320,9 @@ async def test_a_message_that_is_gone_before_it_is_fetched_is_told(
         async for batch in batches:
             ledger.accept(batch)
 
-    assert ledger.numbers == [1, 3]
-    assert [ref.uid for ref in ledger.vanished] == [2]
+    assert ledger.numbers == ([1, 2, 3] if rig.keeps_expunged else [1, 3])
+    assert [ref.uid for ref in ledger.vanished] == ([] if rig.keeps_expunged else [2])
+    assert ledger.gaps == {}
 
 
 # -- settling ---------------------------------------------------------------------------------
@@ -329,7 +335,7 @@ async def test_settling_can_be_repeated(
     """All are settled, again and again; only the messages named are touched."""
     for number in range(1, 5):
         await rig.deliver(mail(number))
-    target = "Erledigt/Übung" if isinstance(rig, SandboxRig) else "Übung"
+    target = "Erledigt/Übung"
     move_to = target if action == "move" else None
     source = source_for(rig, pool, after=action, move_to=move_to)
     ledger = Ledger()

@@ -224,6 +224,8 @@ class Door:
             pass  # one side is gone before anybody signed in: the other one follows
         except (OSError, ValueError):
             client.reset()
+        except asyncio.CancelledError:
+            pass  # by close() alone, which reset both sides; streams would report it as an error
         finally:
             del self._open[task]
             for peer in peers:
