@@ -6,6 +6,7 @@
      x ConfigError          fix the file; exit 78 (EX_CONFIG), nothing is started
      x TemporaryError       back off and try again; also what every unknown error is taken for
        + Unavailable        DNS, TCP, TLS, EOF, timeout, a server that says "later"
+         + SessionOver      the server ended a session as it does now and then; not a failure
        + Throttled          as Unavailable, and says how long to wait
        + StoreFull          the disk under the store is full; nothing was stored
      x PermanentError       a person must act; that mailbox is parked, the others run on
@@ -68,6 +69,13 @@ class TemporaryError(MailbridgeError):
 
 class Unavailable(TemporaryError):  # noqa: N818 - named for the state, as in the glossary
     """The other side cannot be reached or does not answer."""
+
+
+class SessionOver(Unavailable):
+    """The server ended a session that had lived its time: its token ended, or it was idle.
+
+    Not a failure, as long as sessions get their work done: the next one is opened at once.
+    """
 
 
 class Throttled(TemporaryError):  # noqa: N818 - named for the state, as in the glossary

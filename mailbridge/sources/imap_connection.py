@@ -32,7 +32,7 @@ from mailbridge.sources.imap_errors import (
 )
 from mailbridge.sources.imap_flights import Flights, Order
 from mailbridge.sources.imap_heard import Heard
-from mailbridge.sources.imap_plan import COMMAND_LINE, Head, as_utc, windows
+from mailbridge.sources.imap_plan import COMMAND_LINE, Head, as_utc, halves, windows
 from mailbridge.sources.imap_wire import Client, Wire
 from mailbridge.sources.transport import Line, MailServer, Tls, tls_context
 
@@ -197,7 +197,7 @@ class Connection:
     def client(self) -> Client:
         """imapclient, with nothing under way: FETCH commands sent ahead are read to their end."""
         client = self._open_client()
-        self._flights.land(client)
+        self._explained("fetch", self._flights.land, client)
         return client
 
     def _open_client(self) -> Client:
@@ -233,8 +233,17 @@ class Connection:
         """Return which of these messages are still there."""
         there: set[int] = set()
         for window in windows(uids, COMMAND_LINE):
-            there.update(self._search(["UID", ",".join(map(str, window))]))
+            there |= self._among(window)
         return there & set(uids)
+
+    def _among(self, window: Sequence[int]) -> set[int]:
+        try:
+            return set(self._search(["UID", ",".join(map(str, window))]))
+        except Refused as refused:
+            if refused.transient or len(window) <= 1:
+                raise
+        # Too long a line for this server, perhaps.
+        return set().union(*map(self._among, halves(window)))
 
     def last_uid(self) -> int:
         """Return the highest UID in the folder, 0 when it is empty."""

@@ -19,18 +19,23 @@ from imapclient.exceptions import InvalidCriteriaError, LoginError
 from mailbridge.errors import (
     FolderMissing,
     MailbridgeError,
+    SessionOver,
     SignInRejected,
     Throttled,
     Unavailable,
 )
+from mailbridge.sources.imap_heard import Heard
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: seconds; a server may ask for more, but an alarm mailbox must not be silent any longer
-LONGEST_PAUSE: Final = 600.0
+#: seconds; Exchange asks for up to 300 and means it. What asks for more than this is mistaken
+LONGEST_PAUSE: Final = 1800.0
 #: seconds to wait when a server throttles and does not say for how long
 USUAL_PAUSE: Final = 60.0
+TOKEN_EXPIRED: Final = "imap.token_expired"  # noqa: S105 - a code, no secret
+#: ends of a connection that may have been explained a line earlier
+_ENDS: Final = frozenset({"imap.bye", "imap.connection", "imap.eof", "imap.tls"})
 #: characters of a server's words that go into an error
 WORDS: Final = 300
 
@@ -38,7 +43,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _SECRET_LIKE = re.compile(r"[A-Za-z0-9+/=_.\-]{48,}")
 _ANSWER = re.compile(r"command error: (?:BAD|NO) \[b?['\"](?P<text>.*)['\"]\]\Z", re.DOTALL)
 _REFUSAL = re.compile(r"\A[\w ]+ failed: (?P<text>.*)\Z", re.DOTALL)
-_PAUSE = re.compile(r"backoff time: *(\d{1,12}) *milliseconds", re.IGNORECASE)
+_PAUSE = re.compile(
+    r"back-?off(?: time)?:? *(?P<count>\d{1,12}) *(?P<unit>ms|milliseconds?|s|seconds?)\b",
+    re.IGNORECASE,
+)
 _LATER = re.compile(
     r"\[(?:UNAVAILABLE|LIMIT|INUSE|SERVERBUG|OVERQUOTA)\]"
     r"|server unavailable|temporar|try again|too many|timed? ?out|not available|maximum number",
@@ -150,8 +158,7 @@ def _protocol_error(exc: imaplib.IMAP4.error, action: str) -> MailbridgeError:
 
 
 def _lost(text: str, action: str) -> MailbridgeError:
-    said = answer_error(text, action)
-    if isinstance(said, Throttled) or said.code in {"imap.not_connected", "imap.too_large"}:
+    if said := _known(text, action):
         return said
     if "socket error" in text and "EOF" not in text and "unterminated" not in text:
         return Unavailable(
@@ -163,43 +170,126 @@ def _lost(text: str, action: str) -> MailbridgeError:
         return Unavailable(
             f"{action}: the server's answer could not be understood", code="imap.protocol"
         )
-    if "accesstokenexpired" in text.lower():
-        return Unavailable(f"{action}: the token of this session ended", code="imap.token_expired")
     return Unavailable(f"{action}: the server hung up: {words(text)}", code="imap.bye")
 
 
 def answer_error(text: str, action: str) -> MailbridgeError:
     """Return the error for the text of a NO, BAD or BYE."""
-    lowered = text.lower()
+    refused = f"{action}: the server refused: {words(text)}"
+    return _known(text, action) or Refused(refused, transient=bool(_LATER.search(text)))
+
+
+def _known(text: str, action: str) -> MailbridgeError | None:
+    """Return the error for words that mean the same wherever a server says them."""
     said = words(text)
-    if "throttled" in lowered:
-        match = _PAUSE.search(text)
-        pause = int(match[1]) / 1000 if match else USUAL_PAUSE
-        return Throttled(
-            f"{action}: the server throttles: {said}",
-            retry_after=min(max(pause, 1.0), LONGEST_PAUSE),
-            code="imap.throttled",
-        )
-    if "authenticated but not connected" in lowered:
-        return Unavailable(
-            f"{action}: signed in, but the mailbox is not opened: {said}",
-            code="imap.not_connected",
-            fix="When it lasts: enable IMAP for the mailbox (Set-CASMailbox -ImapEnabled $true) "
-            "and give the app FullAccess (Add-MailboxPermission); that takes up to an hour.",
-        )
-    if "literal of" in lowered and "too large" in lowered:
-        return Unavailable(f"{action}: {said}", code="imap.too_large")
-    return Refused(f"{action}: the server refused: {said}", transient=bool(_LATER.search(text)))
+    return next((made(text, action, said) for means, made in _MEANINGS if means.search(text)), None)
+
+
+def _throttled(text: str, action: str, said: str) -> Throttled:
+    match = _PAUSE.search(text)
+    seconds = USUAL_PAUSE
+    if match is not None:
+        seconds = int(match["count"]) / (1000 if match["unit"].lower().startswith("m") else 1)
+    return Throttled(
+        f"{action}: the server throttles: {said}",
+        retry_after=min(max(seconds, 1.0), LONGEST_PAUSE),
+        code="imap.throttled",
+    )
+
+
+def _not_connected(_text: str, action: str, said: str) -> Unavailable:
+    return Unavailable(
+        f"{action}: signed in, but the mailbox is not opened: {said}",
+        code="imap.not_connected",
+        fix="When it lasts: enable IMAP for the mailbox (Set-CASMailbox -ImapEnabled $true) "
+        "and give the app FullAccess (Add-MailboxPermission); that takes up to an hour.",
+    )
+
+
+def _token_over(_text: str, action: str, _said: str) -> SessionOver:
+    return SessionOver(f"{action}: the token of this session ended", code=TOKEN_EXPIRED)
+
+
+def _idled(_text: str, action: str, said: str) -> SessionOver:
+    return SessionOver(
+        f"{action}: the server ended an idle session: {said}", code="imap.idle_timeout"
+    )
+
+
+def _crowded(_text: str, action: str, said: str) -> Unavailable:
+    return Unavailable(
+        f"{action}: too many sessions: {said}",
+        code="imap.too_many_sessions",
+        fix="Close other programs that keep this mailbox open, or watch fewer folders of it.",
+    )
+
+
+def _too_large(_text: str, action: str, said: str) -> Unavailable:
+    return Unavailable(f"{action}: {said}", code="imap.too_large")
+
+
+_MEANINGS: Final[tuple[tuple[re.Pattern[str], Callable[[str, str, str], MailbridgeError]], ...]] = (
+    (re.compile(r"throttled|suggested backoff", re.IGNORECASE), _throttled),
+    (re.compile(r"authenticated but not connected", re.IGNORECASE), _not_connected),
+    (re.compile(r"accesstokenexpired", re.IGNORECASE), _token_over),
+    (
+        re.compile(
+            r"connection (?:is )?closed\. 13\b|for inactivity|auto-?logout"
+            r"|idled? (?:for )?too long",
+            re.IGNORECASE,
+        ),
+        _idled,
+    ),
+    (
+        re.compile(
+            r"maximum number of connections|connection limit"
+            r"|too many (?:\w+ ){0,3}(?:connections|sessions|logins|clients)",
+            re.IGNORECASE,
+        ),
+        _crowded,
+    ),
+    (re.compile(r"literal of.*too large", re.IGNORECASE | re.DOTALL), _too_large),
+)
+
+
+def explained(failure: MailbridgeError, heard: Heard, action: str) -> MailbridgeError:
+    """Return what a failure really was, by what the server said shortly before.
+
+    A wish for a pause counts whatever came behind it: a NO to a sign-in, for instance, is no
+    rejected credential then. The end of a connection gets the reason that was given for it.
+    """
+    if heard.throttle and not isinstance(failure, Throttled):
+        return answer_error(heard.throttle, action)
+    if failure.code not in _ENDS:
+        return failure
+    for said in reversed(heard.lines):
+        if known := _known(said, action):
+            return known
+        text = words(said.partition(" ")[2])
+        if text not in str(failure):
+            better = Unavailable(f"{failure} (before that: {words(said)})", code=failure.code)
+            better.__cause__ = failure.__cause__
+            return better
+    return failure
 
 
 def sign_in_error(failure: MailbridgeError, challenges: list[bytes]) -> MailbridgeError:
     """Return what a failed AUTHENTICATE means: only a plain refusal is a rejected credential."""
+    if failure.code == TOKEN_EXPIRED:
+        # Of a session that has not begun, this is said of the credential.
+        return _rejected(f"{failure}, says the server. Is the clock right?")
+    if isinstance(failure, Refused) and "[LIMIT]" in str(failure).upper():
+        return _crowded("", "sign in", str(failure))
     if not isinstance(failure, Refused) or failure.transient:
         return failure
     asked = next((one for one in challenges[1:] if one), b"")
     detail = f" ({words(asked.decode('utf-8', 'replace'))})" if asked else ""
+    return _rejected(f"{failure}{detail}")
+
+
+def _rejected(message: str) -> SignInRejected:
     return SignInRejected(
-        f"{failure}{detail}",
+        message,
         code="imap.authenticate_failed",
         fix="Run `mailbridge test-mailbox`: it reads the token and names what is missing.",
     )

@@ -75,13 +75,14 @@ class Flights:
             items, action = _COMMANDS[order.kind]
             self._under_way[order] = guarded(action, client.begin_fetch, order.uids, items)
 
-    def take(self, client: Client, order: Order) -> dict[int, Row]:
+    def take(self, client: Client, order: Order, ahead: Iterable[Order] = ()) -> dict[int, Row]:
         """Return the rows of an order, by UID; raises ``Refused`` if the server declined it.
 
-        Then everything else is read first: after that nothing is under way, and the caller may
-        send what it likes. Whatever else is raised ends the connection.
+        What is ``ahead`` is sent before the answer is read. After a refusal everything else is
+        read first: nothing is under way any more, and the caller may send what it likes.
+        Whatever else is raised ends the connection.
         """
-        self.send(client, (order,))
+        self.send(client, (order, *ahead))
         while order not in self._landed:
             self._land(client)
         outcome = self._landed.pop(order)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mailbridge.sources.imap_connection import Connection
-from mailbridge.sources.imap_errors import Refused, folder_error, guarded
-from mailbridge.sources.imap_plan import COMMAND_LINE, windows
+from mailbridge.sources.imap_errors import Refused, folder_error
+from mailbridge.sources.imap_plan import COMMAND_LINE, halves, windows
 from mailbridge.sources.imap_wire import Client
 
 
@@ -44,25 +44,30 @@ class Settler:
         verb: Callable[[Client, list[int]], None],
     ) -> None:
         for window in windows(uids, COMMAND_LINE):
-            try:
-                guarded(action, verb, self._connection.client, list(window))
-            except Refused:
-                # Some servers refuse a whole set when one message of it is gone.
-                left = self._connection.present(window)
-                if left == set(window):
-                    raise
-                if left:
-                    guarded(action, verb, self._connection.client, sorted(left))
+            self._one(action, list(window), verb)
+
+    def _one(self, action: str, uids: list[int], verb: Callable[[Client, list[int]], None]) -> None:
+        connection = self._connection
+        try:
+            connection.ask(action, verb, connection.client, uids)
+        except Refused as refused:
+            # Some servers refuse a whole set when one message of it is gone, or too long a line.
+            left = sorted(connection.present(uids))
+            if left == uids and (refused.transient or len(uids) == 1):
+                raise
+            for some in halves(left) if left == uids else [left]:
+                if some:
+                    self._one(action, list(some), verb)
 
     def _ensure(self, folder: str) -> None:
         if folder in self._targets:
             return
         client = self._connection.client
-        if not guarded("look for the folder", client.folder_exists, folder):
+        if not self._connection.ask("look for the folder", client.folder_exists, folder):
             try:
-                guarded("create the folder", client.create_folder, folder)
+                self._connection.ask("create the folder", client.create_folder, folder)
             except Refused as refused:
-                if not guarded("look for the folder", client.folder_exists, folder):
+                if not self._connection.ask("look for the folder", client.folder_exists, folder):
                     others = self._connection.folders()
                     raise folder_error(refused, folder, others) from None
         self._targets.add(folder)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mailbridge.errors import (
     FolderMissing,
     MailbridgeError,
+    SessionOver,
     SignInRejected,
     Throttled,
     Unavailable,
@@ -312,8 +313,15 @@ def _hours(count: int) -> timezone:
         (imaplib.IMAP4.abort("Connection closed. 14"), Unavailable, "imap.bye"),
         (
             imaplib.IMAP4.abort("Session invalidated - AccessTokenExpired"),
-            Unavailable,
+            SessionOver,
             "imap.token_expired",
+        ),
+        (imaplib.IMAP4.abort("Connection is closed. 13"), SessionOver, "imap.idle_timeout"),
+        (imaplib.IMAP4.abort("Disconnected for inactivity."), SessionOver, "imap.idle_timeout"),
+        (
+            imaplib.IMAP4.abort("Too many concurrent connections from your host."),
+            Unavailable,
+            "imap.too_many_sessions",
         ),
         (
             imaplib.IMAP4.abort("unexpected response: b'Server Unavailable. 15'"),
@@ -358,12 +366,15 @@ def test_what_the_libraries_raise_becomes_ours(
     ("text", "seconds"),
     [
         ("Request is throttled. Suggested Backoff Time: 89117 milliseconds", 89.117),
-        ("Request is throttled. Suggested Backoff Time: 3600000 milliseconds", 600),
+        ("Request is throttled. Suggested Backoff Time: 299910 milliseconds", 299.91),
+        ("Request is throttled. Suggested Backoff Time: 900000 milliseconds", 900),
+        ("Request is throttled. Suggested Backoff Time: 7200000 milliseconds", 1800),
+        ("Request was throttled; back-off 12 s", 12),
         ("Request is throttled. Suggested Backoff Time: 0 milliseconds", 1),
         ("Request is throttled.", 60),
     ],
 )
-def test_a_throttle_is_obeyed_in_full_up_to_ten_minutes(text: str, seconds: float) -> None:
+def test_a_throttle_is_obeyed_in_full_up_to_half_an_hour(text: str, seconds: float) -> None:
     """The server's own figure counts; without one it is a minute."""
     error = answer_error(text, "search")
 
@@ -378,7 +389,9 @@ def test_a_throttle_is_obeyed_in_full_up_to_ten_minutes(text: str, seconds: floa
         ("[AUTHENTICATIONFAILED] Authentication failed.", SignInRejected),
         ("LOGIN failed. Account is blocked.", SignInRejected),
         ("[UNAVAILABLE] Temporary authentication failure.", Refused),
-        ("[LIMIT] Maximum number of connections from user+IP exceeded", Refused),
+        ("[LIMIT] Maximum number of connections from user+IP exceeded", Unavailable),
+        ("[LIMIT] Come back later.", Unavailable),
+        ("Session invalidated - AccessTokenExpired", SignInRejected),
         ("Server Unavailable. 15", Refused),
         ("Request is throttled. Suggested Backoff Time: 5000 milliseconds", Throttled),
         ("User is authenticated but not connected.", Unavailable),
