@@ -165,14 +165,15 @@ def imapflow(bench: Bench, work: Work) -> Run:
 
 
 def install_imapflow(cache: Path) -> Path:
-    """Install the script's packages below the cache, once for each change of its versions."""
+    """Install the scripts' packages below the cache, once for each change of its versions."""
     target = cache / "imapflow"
     target.mkdir(parents=True, exist_ok=True)
     wanted = (PEER / "package.json").read_text()
     manifest = target / "package.json"
     stale = not manifest.exists() or manifest.read_text() != wanted
     manifest.write_text(wanted)
-    shutil.copyfile(PEER / "pull.js", target / "pull.js")
+    for script in PEER.glob("*.js"):
+        shutil.copyfile(script, target / script.name)
     if stale or not (target / "node_modules").exists():
         subprocess.run(
             ["npm", "install", "--no-audit", "--no-fund", "--silent"],
