@@ -46,13 +46,36 @@ CATALOGUE: Final[Mapping[str, Kind]] = {
     "imap.not_connected": _kind(
         "sign-in is OK, then: BAD User is authenticated but not connected."
     ),
+    "imap.throttled_greeting": _kind(
+        "* BYE Request is throttled. … instead of the greeting (or NO, BAD; then BYE)",
+        milliseconds=89117,
+        form="BYE",
+    ),
+    "imap.throttled_sign_in": _kind(
+        "the credential is answered with the throttle, as NO, BAD or BYE",
+        milliseconds=89117,
+        form="NO",
+        hang_up=False,
+    ),
+    "imap.throttled_after_ok": _kind(
+        "right behind the OK of the sign-in: an untagged throttle (NO, BAD or BYE), then BYE",
+        milliseconds=89117,
+        form="BAD",
+    ),
+    "imap.fast_reconnects": _kind(
+        "more sign-ins of a mailbox than this in so many seconds are not connected",
+        logins=5,
+        seconds=10,
+    ),
     "imap.session_limit": _kind("more sessions of a mailbox than this are not connected", limit=16),
     "imap.no_capability": _kind("one capability is neither listed nor obeyed", capability="IDLE"),
     "imap.new_front_end": _kind("greeting and capabilities of the front end seen since 2026-09"),
     # any command
     "imap.throttled": _kind(
-        "BAD Request is throttled. Suggested Backoff Time: N milliseconds; with hang_up, BYE too",
+        "Request is throttled. Suggested Backoff Time: N milliseconds, as NO, BAD or BYE; without "
+        "a form NO to APPEND and SEARCH, else BAD; with hang_up, BYE too",
         milliseconds=89117,
+        form=None,
         hang_up=False,
     ),
     "imap.server_unavailable": _kind(
@@ -62,6 +85,16 @@ CATALOGUE: Final[Mapping[str, Kind]] = {
         hang_up=True,
     ),
     "imap.bye_on_command": _kind("BYE instead of an answer", text="Connection closed. 14"),
+    "imap.reason_before_bye": _kind(
+        "the reason, untagged, then * BYE Connection closed. 14",
+        text="BAD User is authenticated but not connected.",
+    ),
+    "imap.uidvalidity_changed": _kind(
+        "before the command is obeyed its folder gets another UIDVALIDITY and its messages other "
+        "UIDs; cut=False leaves open sessions in their belief",
+        first_uid=1,
+        cut=True,
+    ),
     "imap.drop_on_command": _kind(
         "the connection is closed without BYE; reset sends RST", reset=False
     ),
@@ -73,6 +106,7 @@ CATALOGUE: Final[Mapping[str, Kind]] = {
     "imap.broken_literal_size": _kind(
         "a literal announces its size plus delta", delta=10, uid=None
     ),
+    "imap.literal_garbage": _kind("garbage behind a literal", garbage=b" ~garbage~", uid=None),
     "imap.fetch_ok_no_data": _kind("FETCH ends OK without this message", uid=None),
     "imap.fetch_nil": _kind("FETCH gives BODY[] NIL", uid=None),
     "imap.fetch_bad": _kind(
@@ -87,9 +121,28 @@ CATALOGUE: Final[Mapping[str, Kind]] = {
     "imap.duplicate_fetch": _kind(
         "unsolicited FETCH (FLAGS …) lines around every asked one", uid=None
     ),
+    # LIST
+    "imap.files_folder": _kind("a pseudo folder Files is listed that cannot be opened"),
+    "imap.no_special_use": _kind("LIST gives no special-use attributes"),
+    "imap.inbox_in_mixed_case": _kind("LIST says Inbox"),
     # IDLE
     "imap.exists_before_idle": _kind("an untagged EXISTS arrives before IDLE's continuation"),
+    "imap.exists_with_idle": _kind("EXISTS arrives in one TLS record with the continuation"),
+    "imap.exists_behind_idle": _kind("EXISTS arrives right behind the continuation"),
     "imap.silent_idle": _kind("IDLE is accepted and pushes nothing"),
+    "imap.idle_split": _kind("pushes come in pieces of size bytes", size=3, pause=0.005),
+    "imap.idle_still_here": _kind("* OK Still here, every so many seconds", seconds=120),
+    "imap.idle_drop": _kind(
+        "after so many seconds the connection ends without BYE; reset sends RST",
+        seconds=0,
+        reset=False,
+    ),
+    "imap.idle_bye": _kind(
+        "after so many seconds: BYE",
+        seconds=0,
+        text="Session invalidated - AccessTokenExpired",
+    ),
+    "imap.idle_black_hole": _kind("IDLE is accepted; then nothing is read and nothing is sent"),
     # POP3: connecting and signing in
     "pop3.refuse": _kind("the connection is closed before the greeting"),
     "pop3.no_greeting": _kind("the server accepts and stays silent", seconds=None),
@@ -131,8 +184,12 @@ CATALOGUE: Final[Mapping[str, Kind]] = {
 STATES: Final = frozenset(
     {
         "imap.challenge_on_failure",
+        "imap.fast_reconnects",
+        "imap.files_folder",
+        "imap.inbox_in_mixed_case",
         "imap.new_front_end",
         "imap.no_capability",
+        "imap.no_special_use",
         "imap.session_limit",
         "pop3.connection_limit",
         "pop3.new_front_end",

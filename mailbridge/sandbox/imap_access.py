@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from typing import TYPE_CHECKING, Final
 
 from mailbridge.sandbox.exchange import SignIn
 from mailbridge.sandbox.imap_protocol import Command, text
-from mailbridge.sandbox.imap_view import View
-from mailbridge.sandbox.imap_wire import ProtocolError, read_line
+from mailbridge.sandbox.imap_strikes import throttle
+from mailbridge.sandbox.imap_wire import Answered, ProtocolError, read_line
 from mailbridge.sandbox.mailstore import Mailbox
 from mailbridge.sandbox.wire import Disconnected
 
@@ -41,7 +40,7 @@ async def authenticate(session: Session, command: Command) -> str:
     if method == "PLAIN":
         # Passwords were switched off for good at the end of 2022.
         return _refuse(session, "AUTHENTICATE")
-    return await _xoauth2(session, credential)
+    return await _xoauth2(session, command, credential)
 
 
 def _refuse(session: Session, name: str) -> str:
@@ -49,7 +48,7 @@ def _refuse(session: Session, name: str) -> str:
     return f"NO {name} failed."
 
 
-async def _xoauth2(session: Session, credential: bytes) -> str:
+async def _xoauth2(session: Session, command: Command, credential: bytes) -> str:
     server = session.server
     signed_in = server.exchange.sign_in(credential, role="IMAP.AccessAsApp")
     address = signed_in.address if signed_in else ""
@@ -58,7 +57,10 @@ async def _xoauth2(session: Session, credential: bytes) -> str:
             await session.wire.send(b"+ " + base64.b64encode(_CHALLENGE) + b"\r\n")
             await read_line(session.wire)
         return _refuse(session, "AUTHENTICATE")
-    server.logins += 1
+    if fault := server.faults.take("imap.throttled_sign_in", mailbox=address):
+        await throttle(session, fault, tag=command.tag)
+        raise Answered
+    server.note_login(address)
     session.enter(signed_in)
     session.box = _open(session, signed_in)
     return "OK AUTHENTICATE completed."
@@ -66,13 +68,15 @@ async def _xoauth2(session: Session, credential: bytes) -> str:
 
 def _open(session: Session, signed_in: SignIn) -> Mailbox | None:
     """Return the mailbox, or ``None``: authenticated but not connected."""
-    faults, address = session.server.faults, signed_in.address
-    box = signed_in.mailbox
+    server, address = session.server, signed_in.address
+    faults, box = server.faults, signed_in.mailbox
     if box is None or not box.imap_enabled:
         return None
-    crowd = len(session.server.sessions_of(address))
     limits = faults.active("imap.session_limit", mailbox=address)
-    if any(crowd > fault["limit"] for fault in limits):
+    if any(len(server.sessions_of(address)) > fault["limit"] for fault in limits):
+        return None
+    hasty = faults.active("imap.fast_reconnects", mailbox=address)
+    if any(server.logins_within(address, fault["seconds"]) > fault["logins"] for fault in hasty):
         return None
     return None if faults.take("imap.not_connected", mailbox=address) else box
 
@@ -121,40 +125,3 @@ async def enable(session: Session, command: Command) -> str:
     session.rev2 = session.rev2 or any(text(arg).upper() == "IMAP4REV2" for arg in command.args)
     await session.untagged("ENABLED IMAP4rev2" if session.rev2 else "ENABLED")
     return "OK ENABLE completed."
-
-
-async def idle(session: Session, _command: Command) -> str:
-    """IDLE (RFC 2177): pushes news until the client says DONE."""
-    faults = session.server.faults
-    if session.view is not None and faults.take("imap.exists_before_idle", mailbox=session.address):
-        await session.untagged(f"{len(session.view.uids)} EXISTS")
-    silent = faults.take("imap.silent_idle", mailbox=session.address) is not None
-    await session.wire.send(b"+ IDLE accepted, awaiting DONE command.\r\n")
-    reading = asyncio.create_task(read_line(session.wire))
-    try:
-        async with asyncio.timeout(session.server.limits.idle_seconds):
-            line = await _push_until(session, reading, None if silent else session.view)
-    except TimeoutError:
-        await session.bye("Connection is closed. 13")
-        raise Disconnected from None
-    finally:
-        reading.cancel()
-    if line.strip().upper() != b"DONE":
-        raise ProtocolError("Command Argument Error. 12")
-    return "OK IDLE completed."
-
-
-async def _push_until(session: Session, reading: asyncio.Task[bytes], view: View | None) -> bytes:
-    while view is not None:
-        changed = asyncio.create_task(view.changed.wait())
-        try:
-            await asyncio.wait({reading, changed}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            changed.cancel()
-        if reading.done():
-            break
-        if view.lost:
-            await session.bye("Connection closed. 14")
-            raise Disconnected
-        await session.wire.send(view.news())
-    return await reading

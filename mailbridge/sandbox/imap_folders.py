@@ -44,12 +44,12 @@ def _matcher(reference: str, pattern: str) -> re.Pattern[str]:
     return re.compile(source, re.IGNORECASE if pattern.upper() == "INBOX" else 0)
 
 
-def _attributes(box: Mailbox, folder: Folder) -> str:
+def _attributes(box: Mailbox, folder: Folder, *, plain: bool = False) -> str:
     children = "\\HasChildren" if box.has_children(folder.name) else "\\HasNoChildren"
     # INBOX carries its mark before, the special-use ones after.
     if folder.special == "\\Marked":
         return f"(\\Marked {children})"
-    return f"({children} {folder.special})" if folder.special else f"({children})"
+    return f"({children} {folder.special})" if folder.special and not plain else f"({children})"
 
 
 async def list_folders(session: Session, command: Command) -> str:
@@ -61,10 +61,22 @@ async def list_folders(session: Session, command: Command) -> str:
         await session.untagged('LIST (\\Noselect) "/" ""')
         return "OK LIST completed."
     matcher = _matcher(decode_name(command.args[0]), pattern)
-    for name, folder in sorted(box.folders.items()):
+    shown = {name: _shown(session, folder) for name, folder in box.folders.items()}
+    if session.server.faults.active("imap.files_folder", mailbox=session.address):
+        shown["Files"] = '(\\HasNoChildren) "/" Files'
+    for name, line in sorted(shown.items()):
         if matcher.fullmatch(name):
-            await session.untagged(f'LIST {_attributes(box, folder)} "/" {wire_name(name)}')
+            await session.untagged(f"LIST {line}")
     return "OK LIST completed."
+
+
+def _shown(session: Session, folder: Folder) -> str:
+    faults, box = session.server.faults, mailbox_of(session)
+    plain = bool(faults.active("imap.no_special_use", mailbox=session.address))
+    name = folder.name
+    if name == "INBOX" and faults.active("imap.inbox_in_mixed_case", mailbox=session.address):
+        name = "Inbox"
+    return f'{_attributes(box, folder, plain=plain)} "/" {wire_name(name)}'
 
 
 async def list_subscribed(session: Session, command: Command) -> str:

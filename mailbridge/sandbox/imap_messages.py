@@ -24,6 +24,7 @@ from mailbridge.sandbox.imap_protocol import (
     words,
 )
 from mailbridge.sandbox.imap_search import Search
+from mailbridge.sandbox.imap_strikes import unavailable
 from mailbridge.sandbox.imap_view import View, flags_line
 from mailbridge.sandbox.imap_wire import ProtocolError, Refused
 from mailbridge.sandbox.mailstore import Message, known_flags
@@ -155,6 +156,8 @@ class _Fetch:
             await self.session.wire.send(bytes(out) + data[: cut["after"]])
             raise Disconnected
         out += data
+        if garbage := self.take("imap.literal_garbage", uid):
+            out += garbage["garbage"]
 
 
 async def fetch(session: Session, command: Command) -> str:
@@ -169,7 +172,7 @@ async def fetch(session: Session, command: Command) -> str:
     if _take(session, command, "imap.fetch_no", uids):
         raise Refused("Server Unavailable. 15")
     if fault := _take(session, command, "imap.server_unavailable", uids):
-        await session.unavailable(command.tag, fault["form"], hang_up=fault["hang_up"])
+        await unavailable(session, fault, tag=command.tag)
         raise Disconnected
     running = _Fetch(session=session, command=command, view=view, items=items)
     for index, uid in enumerate(uids):

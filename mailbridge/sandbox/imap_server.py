@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from mailbridge.sandbox.exchange import BACKEND_MARK, Exchange, Logged
 from mailbridge.sandbox.faults import Faults
 from mailbridge.sandbox.imap_session import Session
+from mailbridge.sandbox.imap_strikes import EXPIRED
 from mailbridge.sandbox.listener import Listener
+from mailbridge.sandbox.wire import Disconnected
 
 _BEFORE: Final = (
     "IMAP4 IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR UIDPLUS ID UNSELECT CHILDREN IDLE NAMESPACE "
@@ -61,6 +64,7 @@ class ImapServer:
         #: sign-ins answered NO
         self.refusals = 0
         self.commands: deque[Logged] = deque(maxlen=100_000)
+        self._logins_of: dict[str, deque[datetime]] = {}
         self._listener = Listener(lambda wire, number, _secure: Session(self, wire, number=number))
 
     @property
@@ -89,6 +93,17 @@ class ImapServer:
         """Log a command; the caller has blanked its credentials."""
         self.commands.append(Logged(session=session, address=address, name=name, line=line))
 
+    def note_login(self, address: str) -> None:
+        """Count a sign-in whose token was taken."""
+        self.logins += 1
+        times = self._logins_of.setdefault(address.lower(), deque(maxlen=1000))
+        times.append(self.now())
+
+    def logins_within(self, address: str, seconds: float) -> int:
+        """Return how often the mailbox was signed in to in the last ``seconds``."""
+        since = self.now() - timedelta(seconds=seconds)
+        return sum(moment > since for moment in self._logins_of.get(address.lower(), ()))
+
     def sessions_of(self, address: str) -> list[Session]:
         """Return the signed-in sessions of a mailbox."""
         return [s for s in self.sessions if s.address.lower() == address.lower()]
@@ -98,6 +113,17 @@ class ImapServer:
         sessions = list(self.sessions) if address is None else self.sessions_of(address)
         for session in sessions:
             session.wire.abort()
+        return len(sessions)
+
+    async def say_bye(self, text: str = EXPIRED, *, address: str | None = None) -> int:
+        """Tell the sessions of a mailbox, or all, that they are over; return how many there were.
+
+        It comes by itself, amid whatever they do, as when a token expires.
+        """
+        sessions = list(self.sessions) if address is None else self.sessions_of(address)
+        for session in sessions:
+            with contextlib.suppress(Disconnected):
+                await session.bye(text)
         return len(sessions)
 
     # --- what it announces ---------------------------------------------------------------------

@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal
 
-from mailbridge.sandbox import imap_access, imap_folders, imap_messages
+from mailbridge.sandbox import (
+    imap_access,
+    imap_folders,
+    imap_idle,
+    imap_messages,
+    imap_strikes,
+)
 from mailbridge.sandbox.exchange import SignIn
-from mailbridge.sandbox.faults import Fault
 from mailbridge.sandbox.imap_protocol import Command, parse, text
+from mailbridge.sandbox.imap_strikes import CLOSED, EXPIRED
 from mailbridge.sandbox.imap_view import View
 from mailbridge.sandbox.imap_wire import (
     LINE_LIMIT,
     LITERAL_LIMIT,
+    Answered,
     ProtocolError,
     Refused,
     read_line,
@@ -30,7 +37,6 @@ if TYPE_CHECKING:
 
 _INVALID_STATE: Final = "Command received in Invalid state."
 _NOT_CONNECTED: Final = "User is authenticated but not connected."
-_EXPIRED: Final = "Session invalidated - AccessTokenExpired"
 #: capability without which a command does not exist
 _NEEDS: Final = {
     "IDLE": "IDLE",
@@ -91,11 +97,8 @@ class Session:
             self.wire.close()
 
     async def _greet(self) -> bool:
-        faults = self.server.faults
-        if faults.take("imap.refuse"):
+        if await imap_strikes.greeting_struck(self):
             return False
-        if fault := faults.take("imap.no_greeting"):
-            await faults.hold(fault)
         await self.untagged(self.server.greeting())
         return True
 
@@ -120,13 +123,13 @@ class Session:
         except ProtocolError as error:
             await self.bad(tag_of(line), error.text)
             if error.fatal:
-                await self.bye("Connection closed. 14")
+                await self.bye(CLOSED)
             return
         self._log(command, line)
         if self._expired():
-            await self.bye(_EXPIRED)
+            await self.bye(EXPIRED)
             return
-        if await self._struck(command):
+        if await imap_strikes.struck(self, command):
             return
         try:
             answer = await self._dispatch(command)
@@ -134,8 +137,12 @@ class Session:
             await self.bad(command.tag, error.text)
         except Refused as refusal:
             await self.finish(command, f"NO {refusal.text}")
+        except Answered:
+            return
         else:
             await self.finish(command, answer)
+            if command.name == "AUTHENTICATE":
+                await imap_strikes.after_sign_in(self)
 
     async def _dispatch(self, command: Command) -> str:
         verb = VERBS.get(command.name)
@@ -173,7 +180,7 @@ class Session:
         out = b""
         if self.view is not None:
             if self.view.lost:
-                await self.bye("Connection closed. 14")
+                await self.bye(CLOSED)
                 return
             out = self.view.news(expunges=command.name not in _KEEP_NUMBERS)
         await self.wire.send(out + f"{command.tag} {answer}\r\n".encode())
@@ -185,7 +192,7 @@ class Session:
         limits = self.server.limits
         limit = limits.bad_before_sign_in if self.box is None else limits.bad_after_sign_in
         if self._bad >= limit:
-            await self.bye("Connection closed. 14")
+            await self.bye(CLOSED)
 
     async def bye(self, reason: str) -> None:
         """Send BYE and end the session."""
@@ -198,55 +205,6 @@ class Session:
         if self.view is not None:
             self.view.close()
             self.view = None
-
-    # --- faults --------------------------------------------------------------------------------
-
-    async def _struck(self, command: Command) -> bool:
-        """Let faults answer in place of the command; true when one did."""
-        faults = self.server.faults
-        slow = self._strike("imap.slow", command)
-        self.wire.pace = slow["bytes_per_second"] if slow else None
-        if fault := self._strike("imap.hang", command):
-            await faults.hold(fault)
-        if self._strike("imap.token_expired", command):
-            await self.bye(_EXPIRED)
-            return True
-        if fault := self._strike("imap.drop_on_command", command):
-            if fault["reset"]:
-                self.wire.abort()
-            raise Disconnected
-        if fault := self._strike("imap.bye_on_command", command):
-            await self.bye(fault["text"])
-            return True
-        if fault := self._strike("imap.throttled", command):
-            await self.throttle(command.tag, fault["milliseconds"], hang_up=fault["hang_up"])
-            return True
-        if fault := self._strike("imap.server_unavailable", command):
-            await self.unavailable(command.tag, fault["form"], hang_up=fault["hang_up"])
-            return True
-        return False
-
-    def _strike(self, name: str, command: Command) -> Fault | None:
-        return self.server.faults.take(
-            name,
-            mailbox=self.address,
-            command=command.name,
-            folder=self.view.folder.name if self.view else "",
-        )
-
-    async def throttle(self, tag: str, milliseconds: int, *, hang_up: bool) -> None:
-        """Ask for a pause."""
-        notice = f"Request is throttled. Suggested Backoff Time: {milliseconds} milliseconds"
-        await self.wire.send(f"{tag} BAD {notice}\r\n".encode())
-        if hang_up:
-            await self.bye("Connection closed. 14")
-
-    async def unavailable(self, tag: str, form: str, *, hang_up: bool) -> None:
-        """Report a fault of the backend, in one of the three forms that were seen."""
-        head = "" if form == "untagged" else f"{tag} {form} "
-        await self.wire.send(f"{head}Server Unavailable. 15\r\n".encode())
-        if hang_up:
-            await self.bye("Connection closed.")
 
     # --- the token's end -----------------------------------------------------------------------
 
@@ -262,7 +220,7 @@ class Session:
         remaining = expires_at - self.server.now()
         await asyncio.sleep(max(0.0, remaining.total_seconds()))
         try:
-            await self.bye(_EXPIRED)
+            await self.bye(EXPIRED)
         except Disconnected:
             self._ended = True
 
@@ -280,7 +238,7 @@ VERBS: Final = {
     "LOGIN": _verb(imap_access.login, "anonymous"),
     "NAMESPACE": _verb(imap_access.namespace, "signed-in"),
     "ENABLE": _verb(imap_access.enable, "signed-in"),
-    "IDLE": _verb(imap_access.idle, "signed-in"),
+    "IDLE": _verb(imap_idle.idle, "signed-in"),
     "LIST": _verb(imap_folders.list_folders, "signed-in"),
     "LSUB": _verb(imap_folders.list_subscribed, "signed-in"),
     "STATUS": _verb(imap_folders.status, "signed-in"),

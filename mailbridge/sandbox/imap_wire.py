@@ -38,6 +38,10 @@ class Refused(Exception):  # noqa: N818 - an answer of the server, not a fault o
         self.text = text
 
 
+class Answered(Exception):  # noqa: N818 - an end, not an error
+    """The command has been answered already."""
+
+
 def tag_of(line: bytes) -> str:
     """Return the tag of a command line, ``*`` when there is none to see."""
     tag = line[:HEAD].partition(b" ")[0].decode("latin-1")

@@ -24,6 +24,7 @@ DEFAULT_FOLDERS: Final = {
         ("Deleted Items", "\\Trash"),
         ("Drafts", "\\Drafts"),
         ("Junk Email", "\\Junk"),
+        ("Journal", ""),
         ("Notes", ""),
         ("Sent Items", "\\Sent"),
         ("Tasks", ""),
@@ -36,9 +37,23 @@ DEFAULT_FOLDERS: Final = {
         ("Gelöschte Elemente", "\\Trash"),
         ("Entwürfe", "\\Drafts"),
         ("Junk-E-Mail", "\\Junk"),
+        ("Journal", ""),
         ("Notizen", ""),
         ("Gesendete Elemente", "\\Sent"),
         ("Aufgaben", ""),
+    ),
+    "fr": (
+        ("INBOX", "\\Marked"),
+        ("Archive", ""),
+        ("Calendrier", ""),
+        ("Contacts", ""),
+        ("Éléments supprimés", "\\Trash"),
+        ("Brouillons", "\\Drafts"),
+        ("Courrier indésirable", "\\Junk"),
+        ("Journal", ""),
+        ("Notes", ""),
+        ("Éléments envoyés", "\\Sent"),
+        ("Tâches", ""),
     ),
 }
 
@@ -133,10 +148,13 @@ class Folder:
             if watcher is not by:
                 watcher.flagged(uid)
 
-    def reset_uidvalidity(self, uidvalidity: int | None = None, *, first_uid: int = 1) -> None:
+    def reset_uidvalidity(
+        self, uidvalidity: int | None = None, *, first_uid: int = 1, cut: bool = True
+    ) -> None:
         """Give the folder a new UIDVALIDITY and every message a new UID, as a mailbox move may.
 
-        Sessions that have it selected lose their connection.
+        Sessions that have it selected lose their connection; those that are not ``cut`` go on
+        with numbers that hold no more, and learn nothing of it.
         """
         self.uidvalidity = uidvalidity if uidvalidity is not None else self.uidvalidity + 1
         messages = list(self.messages.values())
@@ -144,7 +162,8 @@ class Folder:
             message.uid = uid
         self.messages = {message.uid: message for message in messages}
         self.uidnext = first_uid + len(messages)
-        self.invalidate()
+        if cut:
+            self.invalidate()
 
     def invalidate(self) -> None:
         """Tell the watchers that nothing they know of this folder holds any more."""

@@ -69,7 +69,7 @@ class Session:
         if faults.take("pop3.refuse"):
             return False
         if fault := faults.take("pop3.no_greeting"):
-            await faults.hold(fault)
+            await self.wire.hold(fault["seconds"])
         await self.ok(self.server.greeting())
         return True
 
@@ -164,11 +164,10 @@ class Session:
 
     async def _struck(self, name: str) -> bool:
         """Let faults answer in place of the command; true when one did."""
-        faults = self.server.faults
         slow = self.strike("pop3.slow", command=name)
         self.wire.pace = slow["bytes_per_second"] if slow else None
         if fault := self.strike("pop3.hang", command=name):
-            await faults.hold(fault)
+            await self.wire.hold(fault["seconds"])
         if fault := self.strike("pop3.drop_on_command", command=name):
             if fault["reset"]:
                 self.wire.reset()

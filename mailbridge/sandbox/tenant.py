@@ -123,7 +123,7 @@ class Tenant:
         return self.directory.add(app)
 
     def add_mailbox(self, address: str, *, language: str = "en") -> Mailbox:
-        """Create a mailbox; ``language`` (en, de) names its default folders."""
+        """Create a mailbox; ``language`` (en, de, fr) names its default folders."""
         return self.exchange.add_mailbox(address, language=language)
 
     def mailbox(self, address: str) -> Mailbox:

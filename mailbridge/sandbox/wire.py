@@ -135,6 +135,20 @@ class Wire:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.abort()
 
+    async def hold(self, seconds: float | None) -> None:
+        """Do nothing for so long (``None``: for ever); ``Disconnected`` when the client leaves."""
+        # Only a task of its own may be cancelled here: the end itself is waited for again later.
+        gone = asyncio.create_task(self._writer.wait_closed())
+        gone.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.shield(gone)
+        except TimeoutError:
+            return
+        except OSError as exc:
+            raise Disconnected from exc
+        raise Disconnected
+
     async def closed(self) -> None:
         """Wait until the connection is closed, however it ended; help it after a second."""
         try:

@@ -236,6 +236,7 @@ async def test_folders_are_listed_with_special_uses_in_the_mailbox_language(
             '* LIST (\\HasNoChildren \\Trash) "/" "Gel&APY-schte Elemente"',
             '* LIST (\\HasNoChildren \\Sent) "/" "Gesendete Elemente"',
             '* LIST (\\Marked \\HasNoChildren) "/" INBOX',
+            '* LIST (\\HasNoChildren) "/" Journal',
             '* LIST (\\HasNoChildren \\Junk) "/" Junk-E-Mail',
             '* LIST (\\HasNoChildren) "/" Kalender',
             '* LIST (\\HasNoChildren) "/" Kontakte',

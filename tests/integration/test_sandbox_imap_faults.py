@@ -155,19 +155,6 @@ async def test_capabilities_can_be_taken_away(tenant: Tenant, box: Mailbox) -> N
         assert await raw.do("C UID COPY 1 Archive") == ["C OK COPY completed."]
 
 
-async def test_idle_can_be_awkward(tenant: Tenant, box: Mailbox) -> None:
-    """EXISTS may come before the continuation, and a silent IDLE pushes nothing."""
-    tenant.faults.add("imap.exists_before_idle", times=1)
-    tenant.faults.add("imap.silent_idle", times=1)
-    async with signed_in(tenant) as raw:
-        raw.send("A IDLE")
-        assert await raw.line() == "* 0 EXISTS"
-        assert (await raw.line()).startswith("+ ")
-        box.deliver(MAIL)
-        raw.send("DONE")
-        assert await raw.until("A ") == ["* 1 EXISTS", "A OK IDLE completed."]
-
-
 async def test_a_hanging_server_answers_nothing_and_stops_all_the_same(box: Mailbox) -> None:
     """Silent sessions, before or after sign-in, do not keep a tenant from ending."""
     async with Tenant.start(key=signing_key()) as tenant:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import functools
+import imaplib
 import poplib
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -172,6 +175,81 @@ async def poplib_session(tenant: Tenant, work: Callable[[poplib.POP3], Any], *, 
         return result
 
     return await asyncio.to_thread(run)
+
+
+async def imaplib_session(tenant: Tenant, work: Callable[[imaplib.IMAP4], Any]) -> Any:
+    """Run ``work`` with a signed-in imaplib client in a thread."""
+    blob, context = (
+        base64.b64decode(credential(token_of(tenant))),
+        tenant.authority.client_context(),
+    )
+
+    def run() -> Any:
+        client = imaplib.IMAP4_SSL("localhost", tenant.imap.port, ssl_context=context, timeout=10)
+        try:
+            client.authenticate("XOAUTH2", lambda _: blob)
+            return work(client)
+        finally:
+            client.shutdown()
+
+    return await asyncio.to_thread(run)
+
+
+class Records:
+    """An IMAP client that sees which bytes came in one TLS record."""
+
+    def __init__(
+        self, tenant: Tenant, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.tenant, self.reader, self.writer = tenant, reader, writer
+        self.received, self.sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = tenant.authority.client_context().wrap_bio(
+            self.received, self.sent, server_hostname="localhost"
+        )
+
+    async def sign_in(self) -> None:
+        """Shake hands, read the greeting, sign in, select INBOX."""
+        done = False
+        while not done:
+            try:
+                self.tls.do_handshake()
+                done = True
+            except ssl.SSLWantReadError:
+                self.writer.write(self.sent.read())
+                await self._next()
+        self.writer.write(self.sent.read())
+        await self.records_of(None, until=b"]\r\n")
+        blob = credential(token_of(self.tenant))
+        await self.records_of(f"L AUTHENTICATE XOAUTH2 {blob}", until=b"completed.\r\n")
+        await self.records_of("S SELECT INBOX", until=b"SELECT completed.\r\n")
+
+    async def _next(self) -> None:
+        async with asyncio.timeout(5):
+            head = await self.reader.readexactly(5)
+            self.received.write(head + await self.reader.readexactly(int.from_bytes(head[3:])))
+
+    async def records_of(self, command: str | None, *, until: bytes) -> list[bytes]:
+        """Send a line, if one is given; return the records up to the one that ends so."""
+        if command is not None:
+            self.tls.write(command.encode() + b"\r\n")
+            self.writer.write(self.sent.read())
+        records: list[bytes] = []
+        while not b"".join(records).endswith(until):
+            await self._next()
+            # A session ticket is a record, too, but says nothing.
+            with contextlib.suppress(ssl.SSLWantReadError):
+                records.append(self.tls.read(65_536))
+        return records
+
+
+@asynccontextmanager
+async def tls_records(tenant: Tenant) -> AsyncIterator[Records]:
+    """Connect a client that counts TLS records; it has still to sign in."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", tenant.imap.port)
+    try:
+        yield Records(tenant, reader, writer)
+    finally:
+        writer.transport.abort()
 
 
 async def imap(tenant: Tenant, work: Callable[[imapclient.IMAPClient], Any]) -> Any:
