@@ -3,7 +3,7 @@
 Two walks over the messages, oldest first: raw bytes go when every delivery is over and old
 enough, the rows of the log go later. Of a message in the present epoch of its folder the place
 stays for good (some 200 bytes): without it, a mail that still lies on the server would be
-accepted a second time. Of a POP3 message its UIDL stays for as long as the server lists it. The
+accepted a second time. That of a POP3 message stays for as long as its UIDL is remembered. The
 rows of the last days stay in any case: a look-back asks for them.
 """
 
@@ -140,7 +140,8 @@ def _forget(connection: sa.Connection, step: Sequence[Any]) -> int:
             checkpoints.c.folder == messages.c.folder,
             checkpoints.c.uidvalidity == messages.c.uidvalidity,
         )
-        stays = sa.and_(messages.c.protocol != "pop3", current)
+        pop3 = messages.c.protocol == "pop3"
+        stays = sa.or_(sa.and_(pop3, uidls.lists(messages)), sa.and_(~pop3, current))
         connection.execute(
             messages.update()
             .where(messages.c.pk.in_(chunk), stays)

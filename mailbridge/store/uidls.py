@@ -18,7 +18,7 @@ from mailbridge.model import Batch, MessageRef
 from mailbridge.store.dialect import insert
 from mailbridge.store.driver import among
 from mailbridge.store.scan import storable
-from mailbridge.store.tables import uidls
+from mailbridge.store.tables import Kept, messages, uidls
 
 #: microseconds for which a UIDL is remembered after the server has stopped listing it
 REMEMBERED: Final = 30 * 86_400 * 1_000_000
@@ -76,13 +76,37 @@ def _uidls(refs: Iterable[MessageRef]) -> set[str]:
 def purge(connection: sa.Connection, now: int, limit: int) -> int:
     """Forget those that the server stopped listing long ago; returns how many, ``limit`` at most.
 
-    Together with the message's own row, which may have gone before.
+    The place of the message goes with its UIDL, once retention has left nothing else of it.
     """
-    old = (
+    old = connection.execute(
         sa.select(uidls.c.mailbox, uidls.c.folder, uidls.c.uidl)
         .where(sa.text("gone_at IS NOT NULL"), uidls.c.gone_at < now - REMEMBERED)
         .order_by(uidls.c.gone_at)
         .limit(limit)
+    ).all()
+    for mailbox, folder, uidl in old:
+        connection.execute(
+            messages.delete().where(
+                messages.c.mailbox == mailbox,
+                messages.c.folder == folder,
+                messages.c.uidvalidity == 0,
+                messages.c.uid == 0,
+                messages.c.uidl == uidl,
+                messages.c.kept == Kept.PLACE,
+            )
+        )
+        connection.execute(
+            uidls.delete().where(
+                uidls.c.mailbox == mailbox, uidls.c.folder == folder, uidls.c.uidl == uidl
+            )
+        )
+    return len(old)
+
+
+def lists(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Return the condition that the UIDL of a row of ``table`` is still known."""
+    return sa.exists().where(
+        uidls.c.mailbox == table.c.mailbox,
+        uidls.c.folder == table.c.folder,
+        uidls.c.uidl == table.c.uidl,
     )
-    place = sa.tuple_(uidls.c.mailbox, uidls.c.folder, uidls.c.uidl)
-    return connection.execute(uidls.delete().where(place.in_(old))).rowcount

@@ -127,15 +127,32 @@ async def test_forgetting_works_in_bounded_steps(store: Store, clock: Clock) -> 
     assert (await purge(store, clock)).uidls == 14
 
 
-async def test_a_uidl_outlives_the_row_of_its_mail(store: Store, clock: Clock) -> None:
-    """A mail that the server keeps for years is not delivered again when the log forgets it."""
+async def test_a_uidl_outlives_the_log_of_its_mail(store: Store, clock: Clock) -> None:
+    """A mail that the server keeps for years is still recognised when the log has forgotten it."""
     await take(store, pop3("a", "b"))
     await store.resolve([done(one) for one in await claim(store)])
     clock.advance(400 * 86_400)
     assert (await purge(store, clock)).messages == 2
     assert await store.messages() == []
-    assert await rows(store, "messages") == 0
     assert await store.uidls("alarm", "INBOX") == {"a": False, "b": False}
+    assert len(await store.fingerprints("alarm", "INBOX", 0)) == 2
+
+
+async def test_nothing_is_left_of_a_mail_that_is_long_gone(store: Store, clock: Clock) -> None:
+    """Whichever goes first, UIDL or log: the other takes the place of the mail along."""
+    await take(store, pop3("early", "late"))
+    await store.resolve([done(one) for one in await claim(store)])
+    await take(store, pop3(gone=("early",)))
+    clock.advance(31 * 86_400)
+    assert (await purge(store, clock)).uidls == 1
+    assert len(await store.messages()) == 2
+    clock.advance(400 * 86_400)
+    assert (await purge(store, clock)).messages == 2
+    assert await rows(store, "messages") == 1
+    await take(store, pop3(gone=("late",)))
+    clock.advance(31 * 86_400)
+    assert (await purge(store, clock)).uidls == 1
+    assert await rows(store, "messages") == await rows(store, "uidls") == 0
 
 
 async def test_a_gap_that_vanished_is_new_when_it_is_listed_again(
