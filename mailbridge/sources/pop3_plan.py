@@ -1,0 +1,215 @@
+"""What a POP3 mailbox lists, what of it is new, and what a header tells: pure functions."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Final
+
+from mailbridge.model import Checkpoint, Fingerprint
+from mailbridge.parse.headers import date as read_date
+from mailbridge.sources import imap_plan
+from mailbridge.sources.imap_plan import STRIKES, bare_id, is_stand_in, wanted_again
+
+#: characters of a UIDL that are kept; RFC 1939 allows 70. A longer one is known by its digest
+LONGEST_UIDL: Final = 500
+#: bytes of a mail that are searched for its topmost Received field
+HEAD: Final = 64 * 1024
+#: how far from UTC a day may have begun already where the operator lives
+EARLIEST_ZONE: Final = timedelta(hours=14)
+#: how far the Received field may be from the INTERNALDATE of the same mail under IMAP
+IMAP_APART: Final = timedelta(minutes=10)
+
+_FIELD: Final = re.compile(
+    rb"^(received|date|message-id)[ \t]*:([^\r\n]*(?:\r?\n[ \t][^\r\n]*){0,63})",
+    re.IGNORECASE | re.MULTILINE,
+)
+_POP3_STAND_IN: Final = re.compile(
+    rb"(retrieval\s+using\s+the\s+)(?:pop3(?:\s*/\s*imap4?)?|imap4?\s*/\s*pop3)(\s+protocol)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What lies in a mailbox. ``numbers`` hold for one session, ``sizes`` are estimates.
+
+    One UIDL may stand for several identical copies (RFC 1939, section 7); the first is the
+    oldest. ``complete`` says that both lists tell of the same messages.
+    """
+
+    numbers: Mapping[str, tuple[int, ...]]
+    sizes: Mapping[int, int]
+    complete: bool
+
+    def first(self, uidl: str) -> int:
+        """Return the message number of the oldest copy."""
+        return self.numbers[uidl][0]
+
+    def copies(self, uidl: str) -> tuple[int, ...]:
+        """Return the numbers of all copies; one of another size is none, whatever its UIDL."""
+        numbers = self.numbers[uidl]
+        size = self.sizes.get(numbers[0])
+        return tuple(number for number in numbers if self.sizes.get(number) == size)
+
+    def names(self, numbers: Iterable[int]) -> list[str]:
+        """Return the UIDLs of these message numbers."""
+        wanted = set(numbers)
+        return [uidl for uidl, some in self.numbers.items() if not wanted.isdisjoint(some)]
+
+
+def read_listing(uidls: bytes, sizes: bytes) -> Listing:
+    """Read the answers to UIDL and LIST; ``ValueError`` for what is neither.
+
+    Of a UIDL line only the token after the number counts: the number is another one in the
+    next session.
+    """
+    numbers: dict[str, list[int]] = {}
+    told = 0
+    for line in uidls.splitlines():
+        number, uidl = line.split()[:2]
+        numbers.setdefault(storable_uidl(uidl), []).append(int(number))
+        told += 1
+    pairs = [line.split()[:2] for line in sizes.splitlines()]
+    return Listing(
+        numbers={uidl: tuple(sorted(some)) for uidl, some in numbers.items()},
+        sizes={int(number): int(size) for number, size in pairs},
+        complete=told == len(pairs),
+    )
+
+
+def storable_uidl(token: bytes) -> str:
+    """Return a UIDL as the store keeps it: bounded, without what no database takes."""
+    text = token.decode("ascii", "backslashreplace").replace("\x00", "\\x00")
+    if len(text) <= LONGEST_UIDL:
+        return text
+    return "sha256:" + hashlib.sha256(token).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What the header of a mail tells: when it came, and its Message-ID (may be empty)."""
+
+    received_at: datetime | None
+    message_id: str
+
+
+def read_head(raw: bytes) -> Head:
+    """Read the topmost Received field (else Date) and the Message-ID, without parsing the mail."""
+    found: dict[bytes, bytes] = {}
+    for match in _FIELD.finditer(_header(raw)):
+        found.setdefault(match[1].lower(), match[2])
+    received = received_at(raw)
+    if received is None and b"date" in found:
+        received = _moment(found[b"date"])
+    identity = found.get(b"message-id", b"").decode("utf-8", "replace")
+    return Head(received_at=received, message_id=bare_id(identity))
+
+
+def received_at(raw: bytes) -> datetime | None:
+    """Return when the mail came to this server: the date of its topmost Received field, in UTC."""
+    start = 0 if raw[:9].lower() == b"received:" else -1
+    head = raw[:HEAD]
+    if start < 0:
+        head = _header(raw)
+        start = head.lower().find(b"\nreceived:") + 1
+        if not start:
+            return None
+    match = _FIELD.match(head, start)
+    return None if match is None else _moment(match[2].rpartition(b";")[2])
+
+
+def _header(raw: bytes) -> bytes:
+    end = min(
+        (at for at in (raw.find(b"\r\n\r\n", 0, HEAD), raw.find(b"\n\n", 0, HEAD)) if at >= 0),
+        default=HEAD,
+    )
+    return raw[:end]
+
+
+def _moment(text: bytes) -> datetime | None:
+    moment = read_date(" ".join(text.decode("latin-1").split()))
+    return None if moment is None else moment.astimezone(UTC)
+
+
+def came_since(head: Head, since: date) -> bool:
+    """Whether a mail came on ``since`` or later, in whatever zone; one without a date did."""
+    if head.received_at is None:
+        return True
+    return head.received_at >= datetime.combine(since, time(), UTC) - EARLIEST_ZONE
+
+
+def stands_in(raw: bytes) -> bool:
+    """Whether Exchange sent its notice that it cannot convert the message, instead of it."""
+    if b"microsoft exchange" not in raw[:4096].lower():
+        return False
+    return is_stand_in(raw) or is_stand_in(_POP3_STAND_IN.sub(rb"\1IMAP4\2", raw[:16384]))
+
+
+@dataclass(slots=True)
+class Suspects:
+    """Which messages were under way when a connection was lost; outlives the connections.
+
+    They are asked for by themselves from then on. One that costs the connection again and
+    again becomes a gap, so that it does not stop those behind it.
+    """
+
+    losses: dict[str, int] = field(default_factory=dict)
+
+    def lost(self, uidls: Iterable[str], *, surely: bool = False) -> None:
+        """Remember a loss; ``surely`` if the one message in it must be why."""
+        for uidl in uidls:
+            self.losses[uidl] = STRIKES if surely else self.losses.get(uidl, 0) + 1
+
+    def cleared(self, uidl: str) -> None:
+        """Forget one that was fetched, or became a gap."""
+        self.losses.pop(uidl, None)
+
+    def forget_all_but(self, listed: Container[str]) -> None:
+        """Forget those that the server no longer lists."""
+        self.losses = {uidl: count for uidl, count in self.losses.items() if uidl in listed}
+
+    def hopeless(self, uidl: str) -> bool:
+        """Whether it has cost the connection often enough."""
+        return self.losses.get(uidl, 0) >= STRIKES
+
+
+@dataclass(slots=True)
+class Recognition:
+    """Finds stored mail again that now has another UIDL, or had a UID while IMAP was used.
+
+    By Message-ID, with dates no further ``apart`` than that; each stored message is found at
+    most once. The date that IMAP stores is the server's own, not that of the Received field.
+    """
+
+    fingerprints: Iterable[Fingerprint]
+    apart: timedelta
+    _by_id: dict[str, list[Fingerprint]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Index the fingerprints; a message that was renumbered before has several."""
+        for one in {one.id: one for one in self.fingerprints}.values():
+            if name := bare_id(one.message_id):
+                self._by_id.setdefault(name, []).append(one)
+
+    def find(self, head: Head) -> str | None:
+        """Return the id of the stored message that this one is."""
+        for one in self._by_id.get(head.message_id, ()):
+            if self._fits(one.received_at, head.received_at):
+                self._by_id[head.message_id].remove(one)
+                return one.id
+        return None
+
+    def _fits(self, stored: datetime | None, found: datetime | None) -> bool:
+        return stored is None or found is None or abs(stored - found) <= self.apart
+
+
+def wanted(head: Head, checkpoint: Checkpoint) -> bool:
+    """Whether a message that nothing stored matches is to be delivered after a renumbering."""
+    return wanted_again(
+        imap_plan.Head(uid=0, message_id=head.message_id, received_at=head.received_at, size=0),
+        checkpoint,
+    )
