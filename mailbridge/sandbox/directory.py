@@ -1,4 +1,4 @@
-"""The tenant's directory: app registrations with their secrets, roles and consent."""
+"""The tenant's directory: app registrations with their secrets, roles and consent; its users."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Final
 
 #: what an administrator consents to for an app that fetches and sends mail by itself
 MAIL_ROLES: Final = ("IMAP.AccessAsApp", "POP.AccessAsApp", "SMTP.SendAsApp")
+#: the same for an app that acts for somebody who has signed in
+MAIL_SCOPES: Final = ("IMAP.AccessAsUser.All", "POP.AccessAsUser.All", "SMTP.Send")
 #: seconds; what Entra writes into ``expires_in``
 TOKEN_LIFETIME: Final = 3599
 
@@ -56,6 +58,20 @@ class App:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
+class User:
+    """A person who can sign in. The mailbox of the same address is theirs."""
+
+    upn: str
+    name: str = ""
+    object_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    puid: str = field(default_factory=lambda: "1003" + secrets.token_hex(6).upper())
+
+
+#: whom Exchange can give permissions
+Principal = App | User
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
 class Directory:
     """One Entra tenant. ``names`` are the strings that may stand in its place in a URL."""
 
@@ -63,6 +79,7 @@ class Directory:
     domains: tuple[str, ...] = ("feuerwehr.example", "feuerwehr.onmicrosoft.example")
     display_name: str = "Feuerwehr Musterstadt"
     apps: dict[str, App] = field(default_factory=dict)
+    users: dict[str, User] = field(default_factory=dict)
 
     @property
     def names(self) -> frozenset[str]:
@@ -81,3 +98,16 @@ class Directory:
     def by_object_id(self, object_id: str) -> App | None:
         """Return the app whose enterprise app has this object id."""
         return next((app for app in self.apps.values() if app.object_id == object_id), None)
+
+    def add_user(self, user: User) -> User:
+        """Take in the user."""
+        self.users[user.upn.lower()] = user
+        return user
+
+    def find_user(self, upn: str) -> User | None:
+        """Return the user with this name."""
+        return self.users.get(upn.lower())
+
+    def user_by_object_id(self, object_id: str) -> User | None:
+        """Return the user with this object id."""
+        return next((user for user in self.users.values() if user.object_id == object_id), None)

@@ -9,11 +9,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from mailbridge.sandbox.directory import App, Directory
+from mailbridge.sandbox.directory import Directory, Principal, User
 from mailbridge.sandbox.mailstore import Mailbox
 from mailbridge.sandbox.tokens import TokenService
 
 _BACKEND: Final = "FR0P281CA0041.DEUP281.PROD.OUTLOOK.COM"
+#: by application permission: what stands for it in the token of somebody who has signed in
+_DELEGATED: Final = {
+    "IMAP.AccessAsApp": "IMAP.AccessAsUser.All",
+    "POP.AccessAsApp": "POP.AccessAsUser.All",
+    "SMTP.SendAsApp": "SMTP.Send",
+}
 #: what a greeting says in brackets: the server that answers
 BACKEND_MARK: Final = base64.b64encode(_BACKEND.encode("utf-16-le")).decode("ascii")
 
@@ -30,17 +36,22 @@ class Logged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignIn:
-    """A token that Exchange takes: for which address, as whom, and until when."""
+    """A token that Exchange takes: for which address, as whom, and until when.
+
+    ``principal`` is an object id. ``upn`` is the person who signed in, who may be another than
+    the ``address`` of a shared mailbox; empty for an app that acts by itself.
+    """
 
     address: str
     principal: str
+    upn: str = ""
     expires_at: datetime
     #: ``None`` when the mailbox itself is refused: "authenticated but not connected"
     mailbox: Mailbox | None
 
 
 class Exchange:
-    """The mailboxes of a tenant, and the permissions of apps on them."""
+    """The mailboxes of a tenant, and the permissions of apps and people on them."""
 
     def __init__(
         self, *, directory: Directory, tokens: TokenService, now: Callable[[], datetime]
@@ -61,43 +72,51 @@ class Exchange:
         self.mailboxes[address.lower()] = box
         return box
 
-    def grant(self, app: App, address: str) -> None:
-        """Give the app FullAccess, as ``Add-MailboxPermission`` does."""
-        self._permissions.add((app.object_id, address.lower()))
+    def grant(self, principal: Principal, address: str) -> None:
+        """Give an app or a user FullAccess, as ``Add-MailboxPermission`` does."""
+        self._permissions.add((principal.object_id, address.lower()))
 
-    def revoke(self, app: App, address: str) -> None:
-        """Take the app's permission away; open sessions stay."""
-        self._permissions.discard((app.object_id, address.lower()))
+    def revoke(self, principal: Principal, address: str) -> None:
+        """Take the permission away; open sessions stay."""
+        self._permissions.discard((principal.object_id, address.lower()))
 
-    def granted(self, app: App, address: str) -> bool:
-        """Tell whether the app may open the mailbox."""
-        return (app.object_id, address.lower()) in self._permissions
+    def granted(self, principal: Principal, address: str) -> bool:
+        """Tell whether the app or user was given the mailbox."""
+        return (principal.object_id, address.lower()) in self._permissions
 
     def sign_in(self, credential: bytes, *, role: str) -> SignIn | None:
         """Judge a base64 XOAUTH2 credential; ``None`` when the token is refused.
 
-        ``role`` is the application permission of the protocol, ``IMAP.AccessAsApp`` say.
+        ``role`` is the application permission of the protocol, ``IMAP.AccessAsApp`` say; when
+        somebody has signed in, the delegated permission that belongs to it is asked for.
         """
         parsed = parse_xoauth2(credential)
         if parsed is None:
             return None
         address, token = parsed
         claims = self._tokens.check(token)
-        if claims is None or not self._registered(claims) or role not in claims.get("roles", ()):
+        if claims is None:
             return None
-        principal = str(claims["oid"])
-        box = self.mailboxes.get(address.lower())
-        allowed = (principal, address.lower()) in self._permissions
+        principal = str(claims.get("oid", ""))
+        user = self._directory.user_by_object_id(principal)
+        if not self._entitled(claims, user, role):
+            return None
+        own = user is not None and user.upn.lower() == address.lower()
+        allowed = own or (principal, address.lower()) in self._permissions
         return SignIn(
             address=address,
             principal=principal,
+            upn=user.upn if user else "",
             expires_at=datetime.fromtimestamp(claims["exp"], tz=UTC),
-            mailbox=box if allowed else None,
+            mailbox=self.mailboxes.get(address.lower()) if allowed else None,
         )
 
-    def _registered(self, claims: dict[str, Any]) -> bool:
+    def _entitled(self, claims: dict[str, Any], user: User | None, role: str) -> bool:
+        """Tell whether the token gives the protocol at all, whatever the mailbox."""
+        if user is not None:
+            return _DELEGATED[role] in str(claims.get("scp", "")).split()
         app = self._directory.by_object_id(str(claims.get("oid", "")))
-        return app is not None and app.registered
+        return app is not None and app.registered and role in claims.get("roles", ())
 
 
 def parse_xoauth2(credential: bytes) -> tuple[str, str] | None:

@@ -22,7 +22,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mailbridge.sandbox.ca import Authority
-from mailbridge.sandbox.directory import MAIL_ROLES, TOKEN_LIFETIME, App, Directory
+from mailbridge.sandbox.directory import (
+    MAIL_ROLES,
+    TOKEN_LIFETIME,
+    App,
+    Directory,
+    Principal,
+    User,
+)
 from mailbridge.sandbox.entra import Entra
 from mailbridge.sandbox.exchange import Exchange
 from mailbridge.sandbox.faults import Faults
@@ -130,15 +137,22 @@ class Tenant:
         """Return a mailbox; ``KeyError`` if there is none."""
         return self.exchange.mailboxes[address.lower()]
 
-    def grant(self, app: App, *mailboxes: Mailbox) -> None:
-        """Let the app open these mailboxes."""
-        for box in mailboxes:
-            self.exchange.grant(app, box.address)
+    def add_user(self, upn: str, *, name: str = "") -> User:
+        """Take in somebody who can sign in; their own mailbox is the one of that address.
 
-    def revoke(self, app: App, *mailboxes: Mailbox) -> None:
+        ``tenant.tokens.user_token(app, user)`` is what they get for signing in to an app.
+        """
+        return self.directory.add_user(User(upn=upn, name=name))
+
+    def grant(self, principal: Principal, *mailboxes: Mailbox) -> None:
+        """Let an app or a user open these mailboxes (FullAccess)."""
+        for box in mailboxes:
+            self.exchange.grant(principal, box.address)
+
+    def revoke(self, principal: Principal, *mailboxes: Mailbox) -> None:
         """Take the permission away; open sessions stay."""
         for box in mailboxes:
-            self.exchange.revoke(app, box.address)
+            self.exchange.revoke(principal, box.address)
 
     def write_token_key(self, path: Path) -> str:
         """Write the public half of the token key as PEM and return its ``kid``.

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -19,7 +19,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from mailbridge.sandbox.directory import App
+from mailbridge.sandbox.directory import MAIL_SCOPES, App, User
 
 #: seconds; Entra dates ``iat`` and ``nbf`` back by five minutes
 BACKDATE: Final = 300
@@ -67,6 +67,42 @@ class TokenService:
 
     def app_token(self, app: App, *, audience: str) -> str:
         """Return an app-only token. Roles are in it only when consented and for Exchange."""
+        claims = self._claims(app, audience) | {
+            "appidacr": "1",
+            "idtyp": "app",
+            "oid": app.object_id,
+            "sub": app.object_id,
+        }
+        if app.consented and app.roles and audience in EXCHANGE_AUDIENCES:
+            claims["roles"] = list(app.roles)
+        return self._signed(claims)
+
+    def user_token(
+        self,
+        app: App,
+        user: User,
+        *,
+        scopes: Sequence[str] = MAIL_SCOPES,
+        audience: str = EXCHANGE_AUDIENCES[1],
+    ) -> str:
+        """Return a token of a user who has signed in to the app; ``scopes`` without a resource."""
+        return self._signed(
+            self._claims(app, audience)
+            | {
+                "amr": ["pwd", "mfa"],
+                "appidacr": "1" if app.secrets else "0",
+                "name": user.name or user.upn.partition("@")[0],
+                "oid": user.object_id,
+                "puid": user.puid,
+                "scp": " ".join(scopes),
+                "sub": hashlib.sha256(f"{user.object_id} {app.client_id}".encode()).hexdigest(),
+                "unique_name": user.upn,
+                "upn": user.upn,
+            }
+        )
+
+    def _claims(self, app: App, audience: str) -> dict[str, Any]:
+        """Return what all tokens of an app say."""
         moment = int(self._now().timestamp())
         issuer = f"https://sts.windows.net/{self.tenant_id}/"
         claims: dict[str, Any] = {
@@ -78,20 +114,17 @@ class TokenService:
             "aio": secrets.token_urlsafe(24),
             "app_displayname": app.name,
             "appid": app.client_id,
-            "appidacr": "1",
             "idp": issuer,
-            "idtyp": "app",
-            "oid": app.object_id,
             "rh": "0." + secrets.token_urlsafe(30),
-            "sub": app.object_id,
             "tid": self.tenant_id,
             "uti": secrets.token_urlsafe(16),
             "ver": "1.0",
         }
-        if app.consented and app.roles and audience in EXCHANGE_AUDIENCES:
-            claims["roles"] = list(app.roles)
         if app.padding:
             claims["xms_pad"] = "x" * app.padding
+        return claims
+
+    def _signed(self, claims: dict[str, Any]) -> str:
         self.minted += 1
         return jwt.encode(claims, self.key.private, "RS256", headers={"kid": self.key.kid})
 
