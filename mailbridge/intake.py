@@ -190,6 +190,7 @@ class Intake:
         self.health.wanted(self.health.clock() + seconds)
         self.health.asking = True
         await session.stand_by(self._woken, self._now() + timedelta(seconds=seconds))
+        self.health.pushing = session.pushes  # a server may refuse to tell at any time
         self.health.wanted()
         waited = time.monotonic() - now
         if self._woken.is_set() or waited >= min(CHATTER, seconds):

@@ -243,7 +243,7 @@ class ImapSession:
 
     async def stand_by(self, woken: asyncio.Event, until: datetime) -> None:
         """See ``Session``."""
-        left = min(until, self.expires_at) - self._watch.now()
+        left = until - self._watch.now()
         await self._lookout.stand_by(woken, left.total_seconds())
         self.pushes = self._lookout.pushes
 

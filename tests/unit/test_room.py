@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import subprocess
 import sys
 
-from mailbridge.room import Room
+import pytest
+
+from mailbridge.errors import Throttled
+from mailbridge.room import EARLY, LONGEST_LOGIN_GAP, MailboxSlots, Room
 
 
 async def test_so_many_and_no_more() -> None:
@@ -47,6 +51,103 @@ async def test_dead_connections_do_not_keep_the_living_waiting() -> None:
 
     async with asyncio.timeout(20), room:
         assert room._free._value == 1  # both dead ones have given their places back
+
+
+class Seconds:
+    """A steady clock that only the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 5000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def slots(folders: int, seconds: Seconds, **given: int) -> MailboxSlots:
+    return MailboxSlots(folders, clock=seconds, rng=random.Random(7), **given)
+
+
+@pytest.mark.parametrize(
+    ("folders", "limit", "own"),
+    [(1, 3, 1), (3, 3, 3), (4, 3, 2), (20, 3, 2), (5, 1, 0), (1, 1, 1)],
+)
+def test_each_folder_has_a_connection_or_shares_the_last(
+    folders: int, limit: int, own: int
+) -> None:
+    """Up to the limit each folder keeps its own; beyond it, all but one place are kept."""
+    subject = slots(folders, Seconds(), limit=limit)
+
+    assert [subject.claim() for _ in range(folders)] == [True] * own + [False] * (folders - own)
+    assert own + (1 if own < folders else 0) <= limit
+
+
+async def test_who_has_no_place_of_their_own_takes_turns() -> None:
+    """Those that share a place are inside one after the other, in the order in which they came."""
+    subject = slots(5, Seconds(), limit=3)
+    inside: list[int] = []
+    most = 0
+
+    async def visit(number: int) -> None:
+        nonlocal most
+        async with subject.place(own=False):
+            inside.append(number)
+            most += 1
+            assert most == 1
+            await asyncio.sleep(0)
+            most -= 1
+
+    async with subject.place(own=True), subject.place(own=True):
+        await asyncio.gather(*(visit(number) for number in range(10)))
+
+    assert inside == list(range(10))
+
+
+def test_sign_ins_of_a_mailbox_are_a_second_apart() -> None:
+    """Folders that sign in together are told to wait for each other; after a while nobody is."""
+    seconds = Seconds()
+    subject = slots(3, seconds)
+    waits = [subject.book() for _ in range(3)]
+    seconds.now += 60
+
+    assert waits[0] == 0.0
+    assert 1.0 <= waits[1] <= 1.25
+    assert 1.0 <= waits[2] - waits[1] <= 1.25
+    assert subject.book() == 0.0
+
+
+def test_a_server_that_hangs_up_each_time_is_not_hammered() -> None:
+    """Each session that ends early doubles the wait, up to a minute; one that lasts ends that."""
+    seconds = Seconds()
+    subject = slots(1, seconds)
+    waits: list[float] = []
+    for _ in range(10):
+        waits.append(subject.book())
+        seconds.now += waits[-1] + 0.1
+        subject.ended(0.1)
+    seconds.now += subject.book()
+    subject.ended(EARLY)
+    seconds.now += 2.0
+
+    assert waits[0] == 0.0
+    for number, wait in enumerate(waits[1:]):
+        least = min(2.0**number, LONGEST_LOGIN_GAP)
+        assert least * 0.85 <= wait <= least * 1.25
+    assert subject.book() == 0.0
+
+
+def test_nobody_signs_in_while_the_server_throttles() -> None:
+    """Every folder of the mailbox is told for how long, and the longest time asked for holds."""
+    seconds = Seconds()
+    subject = slots(2, seconds)
+    subject.hold(89.0)
+    subject.hold(30.0)
+    seconds.now += 40
+    with pytest.raises(Throttled) as held:
+        subject.book()
+    seconds.now += 49.1
+
+    assert held.value.retry_after == pytest.approx(49.0)
+    assert subject.book() == 0.0
 
 
 def test_memory_is_spared_in_a_process_of_its_own() -> None:

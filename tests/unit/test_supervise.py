@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
+import structlog
 
-from mailbridge import supervise
+from mailbridge import intake, supervise
 from mailbridge.errors import (
     MailbridgeError,
     SignInRejected,
@@ -20,7 +21,12 @@ from mailbridge.errors import (
 )
 from mailbridge.health import FolderHealth, Sight
 from mailbridge.model import Notice
+from mailbridge.sources.imap_quiet import ANSWER_WITHIN
 from mailbridge.supervise import Supervisor, backoff
+
+NOT_CONNECTED = Unavailable(
+    "signed in, but the mailbox is not opened", code="imap.not_connected", fix="enable IMAP"
+)
 
 
 class Life:
@@ -32,6 +38,9 @@ class Life:
         self.script = list(script)
         self.lives = 0
         self.cancelled = 0
+        #: so many times it does not let go when it is cut
+        self.clings = 0
+        self.asks = False
 
     async def live(self) -> None:
         """Prove one check, hang, or fail, as the script says."""
@@ -43,11 +52,21 @@ class Life:
             await asyncio.sleep(0.01)
             return
         if isinstance(step, asyncio.CancelledError):
+            self.health.asking = self.asks
+            try:
+                await self._hang()
+            finally:
+                self.health.asking = False
+        raise step
+
+    async def _hang(self) -> None:
+        while True:
             try:
                 await asyncio.Event().wait()
-            finally:
+            except asyncio.CancelledError:
                 self.cancelled += 1
-        raise step
+                if self.cancelled > self.clings:
+                    raise
 
 
 class Notices:
@@ -91,6 +110,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         "TICK",
     ):
         monkeypatch.setattr(supervise, name, getattr(supervise, name) / 1000)
+    waits = tuple(wait / 1000 for wait in supervise.NOT_CONNECTED_WAITS)
+    monkeypatch.setattr(supervise, "NOT_CONNECTED_WAITS", waits)
 
 
 async def run_until(task: asyncio.Task[None], done: object) -> None:
@@ -112,8 +133,9 @@ async def run_until(task: asyncio.Task[None], done: object) -> None:
         pytest.param(1, SignInRejected("x"), 720, 1080, id="permanent-is-parked"),
         pytest.param(9, StoreFull("x"), 8, 12, id="disk-full-looks-often"),
         pytest.param(1, Throttled("x", retry_after=89.1), 89.1, 98.1, id="never-before-told"),
-        pytest.param(
-            1, Unavailable("x", code="imap.not_connected"), 48, 72, id="no-fast-reconnects"
+        *(
+            pytest.param(n, NOT_CONNECTED, 0.8 * wait, 1.2 * wait, id=f"not-connected-{n}")
+            for n, wait in [(1, 60), (2, 300), (3, 900), (30, 900)]
         ),
         pytest.param(3, None, 3.2, 4.8, id="unknown-is-temporary"),
     ],
@@ -197,6 +219,132 @@ async def test_a_retry_that_hangs_is_torn_down_too() -> None:
     await run_until(task, lambda: hung.health.sight is Sight.OK)
 
     assert hung.cancelled == 1
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_session_that_does_not_let_go_is_cut_again() -> None:
+    """What a session does on its way out may hang, too: it is cut at every round of the watch."""
+    hung = Life("hung", asyncio.CancelledError(), None)
+    hung.clings = 3
+    task = asyncio.create_task(supervisor(Notices()).run([hung]))  # type: ignore[list-item]
+
+    await run_until(task, lambda: hung.health.sight is Sight.OK)
+
+    assert hung.cancelled == 4
+
+
+@pytest.mark.usefixtures("quick")
+async def test_who_only_asks_is_torn_down_before_who_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop stuck in a question is rebuilt at once; one that reads a huge mail has its time."""
+    monkeypatch.setattr(supervise, "TORN_DOWN", 3600.0)
+    asking = Life("asking", asyncio.CancelledError(), None)
+    reading = Life("reading", asyncio.CancelledError(), None)
+    asking.asks = True
+    task = asyncio.create_task(supervisor(Notices()).run([asking, reading]))  # type: ignore[list-item]
+
+    await run_until(task, lambda: asking.lives >= 3 and reading.health.code == "overdue")
+
+    # The last cut of the reader is ours, at the end of the test.
+    assert (asking.cancelled, reading.lives) == (1, 1)
+
+
+def test_blindness_shows_within_a_minute() -> None:
+    """The arithmetic of the module's text holds for the figures that are in force."""
+    asked, every = intake.PROVE_EVERY, supervise.TICK
+
+    assert asked + ANSWER_WITHIN <= 45
+    assert asked + supervise.OVERDUE_ASKING + every < 60
+    assert supervise.OVERDUE_ASKING > ANSWER_WITHIN
+    assert asked + supervise.ANNOUNCE_AFTER + every < 60
+    assert asked + supervise.TORN_DOWN_ASKING + every < 90
+    assert max(supervise.OVERDUE, supervise.ANNOUNCE_AFTER) + every < 60
+
+
+@pytest.mark.usefixtures("quick")
+async def test_not_connected_is_a_state_and_after_three_times_a_fault() -> None:
+    """Blindness is told soon, and once more, with the fix, when it has not passed by itself."""
+    shut = Life("shut", Unavailable("no route"), *[NOT_CONNECTED] * 4)
+    store = Notices()
+    task = asyncio.create_task(supervisor(store).run([shut]))  # type: ignore[list-item]
+    with structlog.testing.capture_logs() as logged:
+        await run_until(task, lambda: shut.lives >= 5)
+
+    assert shut.health.sight is Sight.NOT_CONNECTED
+    assert [notice.type for notice in store.sent] == ["mailbox.degraded"] * 2
+    assert len({notice.id for notice in store.sent}) == 2
+    assert len({notice.data["since"] for notice in store.sent}) == 1
+    assert store.sent[-1].data["state"] == "not_connected"
+    assert store.sent[-1].data["fix"] == "enable IMAP"
+    faults = [entry["failures"] for entry in logged if entry["event"] == "mailbox.not_connected"]
+    assert faults == [4, 5]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_throttle_is_shown_while_it_lasts_and_not_a_moment_longer() -> None:
+    """Until then nothing signs in; afterwards no stale time is shown, though no check is proven."""
+    slow = Life("slow", Throttled("later", retry_after=0.2), asyncio.CancelledError())
+    task = asyncio.create_task(supervisor(Notices()).run([slow]))  # type: ignore[list-item]
+    async with asyncio.timeout(20):
+        while slow.health.throttled_until is None:
+            await asyncio.sleep(0.001)
+    until = slow.health.throttled_until
+    lives = slow.lives
+
+    await run_until(task, lambda: slow.lives == 2)
+
+    assert lives == 1
+    assert datetime.now(UTC) >= until
+    assert slow.health.throttled_until is None
+    assert slow.health.throttled_seconds >= 0.2
+
+
+@pytest.mark.usefixtures("quick")
+async def test_one_that_comes_and_goes_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between failures it is seen for a moment each time; that is no recovery, and no news."""
+    monkeypatch.setattr(supervise, "RECOVERED_AFTER", 3600.0)
+    flapping = Life("flapping", Unavailable("no route"))
+    store = Notices()
+    task = asyncio.create_task(supervisor(store).run([flapping]))  # type: ignore[list-item]
+    live = flapping.live
+
+    async def seen_for_a_moment() -> None:
+        if store.sent:
+            flapping.health.proven(datetime.now(UTC))
+            await asyncio.sleep(4 * supervise.TICK)
+        await live()
+
+    flapping.live = seen_for_a_moment  # type: ignore[method-assign]  # well, and gone again
+
+    await run_until(task, lambda: len(store.sent) > 0 and flapping.lives > 20)
+
+    assert [notice.type for notice in store.sent] == ["mailbox.degraded"]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_clock_that_is_set_blinds_nobody() -> None:
+    """The time of day leaps by ten years: nothing is overdue, nothing is torn down or told."""
+    ahead = timedelta()
+    parked = Life("parked", asyncio.CancelledError())
+    store = Notices()
+    subject = Supervisor(
+        store=store,  # type: ignore[arg-type]  # notify is all that is used
+        listeners=lambda _mailbox, _kind: ["hook"],
+        on_notice=lambda: None,
+        now=lambda: datetime.now(UTC) + ahead,
+        rng=random.Random(7),
+    )
+    task = asyncio.create_task(subject.run([parked]))  # type: ignore[list-item]
+    async with asyncio.timeout(20):
+        while parked.lives == 0:
+            await asyncio.sleep(0.001)
+    parked.health.proven(datetime.now(UTC))
+    parked.health.wanted(parked.health.clock() + 3600)
+    ahead = timedelta(days=3650)
+    moved = subject.moved_at
+
+    await run_until(task, lambda: subject.moved_at > moved + timedelta(days=3000))
+
+    assert (parked.health.sight, store.sent, parked.lives) == (Sight.OK, [], 1)
 
 
 @pytest.mark.usefixtures("quick")
