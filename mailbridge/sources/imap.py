@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import structlog
 
-from mailbridge.errors import SignInRejected, Unavailable
+from mailbridge.errors import SessionOver, SignInRejected, Unavailable
 from mailbridge.model import AccessToken, TokenSource
 from mailbridge.sources.imap_connection import Connection, plain
 from mailbridge.sources.imap_driver import Driver, Run, session_end, share_of
+from mailbridge.sources.imap_errors import TOKEN_EXPIRED
 from mailbridge.sources.imap_fetcher import Settling, Start, Watch
 from mailbridge.sources.imap_lookout import Lookout
 from mailbridge.sources.imap_plan import FetchLimits, Suspects
@@ -95,10 +96,16 @@ class ImapSource:
             suspects=Suspects(),
         )
 
+        #: the token whose end the server announced
+        self._spent: AccessToken | None = None
+
     @asynccontextmanager
     async def session(self) -> AsyncIterator[ImapSession]:
         """Connect, sign in, select the folder; close on exit whatever happened."""
         token = await self._token()
+        if token == self._spent:
+            # By our clock it lives, by the server's it does not.
+            token = await self._refresh(token)
         try:
             driver = await self._open(token)
         except SignInRejected as rejected:
@@ -113,6 +120,10 @@ class ImapSource:
         try:
             yield self._session(driver, token)
             politely = True
+        except SessionOver as over:
+            if over.code == TOKEN_EXPIRED:
+                self._spent = token
+            raise
         finally:
             self._parking.leave(self._place)
             await driver.close(politely=politely)
@@ -136,7 +147,8 @@ class ImapSource:
         return driver
 
     def _session(self, driver: Driver, token: AccessToken) -> ImapSession:
-        expires_at = session_end(token.expires_at, self._now(), share_of(*self._place))
+        now = self._now()
+        expires_at = session_end(token.expires_at, now, share_of(*self._place))
         log.info(
             "session.opened",
             mailbox=self.mailbox,
@@ -144,5 +156,11 @@ class ImapSource:
             uidvalidity=driver.connection.uidvalidity,
             exists=driver.connection.exists,
         )
-        lookout = Lookout(driver, push=self._push, parking=self._parking, place=self._place)
+        lookout = Lookout(
+            driver,
+            push=self._push,
+            parking=self._parking,
+            place=self._place,
+            lasts=(expires_at - now).total_seconds(),
+        )
         return ImapSession(self._watch, driver, lookout, expires_at=expires_at)

@@ -18,6 +18,8 @@ from mailbridge.sources.push import Parking, Place
 #: seconds in one IDLE: servers hang up after 30 minutes, and some go deaf long before that
 #: (docs/exchange-online, "Limits and timing")
 IDLE_FOR: Final = 540.0
+#: seconds by which a wait may outlast its session
+SLACK: Final = 1.0
 #: seconds by which a loop's timer may be early
 TICK: Final = 0.05
 #: searches in one question, while the server keeps saying that something changed
@@ -34,9 +36,16 @@ class Found:
 
 
 class Lookout:
-    """Belongs to one session. ``pushes`` says whether IDLE is used; it may turn ``False``."""
+    """Belongs to one session, which lasts for ``lasts`` seconds and is good for no wait then.
 
-    def __init__(self, driver: Driver, *, push: bool, parking: Parking, place: Place) -> None:
+    ``pushes`` says whether IDLE is used; it may turn ``False``.
+    """
+
+    def __init__(
+        self, driver: Driver, *, push: bool, parking: Parking, place: Place, lasts: float
+    ) -> None:
+        #: by a clock that nobody sets; whoever counts the same seconds comes here a bit earlier
+        self._ends = asyncio.get_running_loop().time() + lasts + SLACK
         self._driver = driver
         self._server = driver.connection
         self._wire = driver.connection.client.wire
@@ -71,8 +80,8 @@ class Lookout:
     async def unchanged(self, checkpoint: Checkpoint) -> bool:
         """See ``Session``. Raises ``Unavailable`` when there is no answer within 15 s.
 
-        RFC 3501 lets a SEARCH overlook mail that the server has not told of (section 5.2), so
-        NOOP comes first. What is told during the SEARCH calls for another one.
+        A SEARCH may overlook mail that the server has not told of, and NOOP is what makes it
+        tell (RFC 3501, 5.2 and 6.1.2). What is told meanwhile calls for another SEARCH.
         """
         if checkpoint.uidvalidity != self._server.uidvalidity:
             return False
@@ -81,12 +90,11 @@ class Lookout:
             # What lay there at the beginning was looked through, and some of it is not wanted.
             uid = max(uid, checkpoint.baseline_uid)
         line = await self._driver.quiet()
-        if not self._fresh:
-            await line.noop()
-        self._found, self._fresh = None, False
+        refresh, self._found, self._fresh = not self._fresh, None, False
         for _ in range(ROUNDS):
             changes = self._wire.changes
-            uids = await line.search_from(uid + 1)
+            uids = await line.search_from(uid + 1, refresh=refresh)
+            refresh = False
             if uids is None:
                 return False
             if uids:
@@ -106,7 +114,7 @@ class Lookout:
         raises the reason. IDLE is renewed after nine minutes.
         """
         loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
+        until = min(loop.time() + seconds, self._ends)
         line = await self._driver.quiet()
         line.check()
         heard = self._heard

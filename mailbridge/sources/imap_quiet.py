@@ -18,13 +18,15 @@ from contextlib import suppress
 from typing import Final, cast
 
 from mailbridge.errors import MailbridgeError, Unavailable
-from mailbridge.sources.imap_errors import Refused, answer_error, translate
+from mailbridge.sources.imap_errors import Refused, answer_error, explained, translate
 from mailbridge.sources.imap_lines import Responses, TooLong, Untagged, numbers, untagged
 from mailbridge.sources.imap_wire import LONGEST_LINE, Wire
 from mailbridge.sources.loop_socket import LoopSocket
 
 #: seconds for the answer to one question, and for the end of IDLE
 ANSWER_WITHIN: Final = 15.0
+
+_WELL: Final = frozenset({b"DONE", b"OK"})
 
 #: what a tagged answer says: OK, NO or BAD, and the words behind it; ``+`` for a continuation
 Answer = tuple[bytes, bytes]
@@ -47,13 +49,12 @@ class QuietLine:
         self._received = 0
         self._action = "stand by"
         self._asked = 0
-        #: of the command under way
-        self._tag = b""
+        #: of the commands under way, and the first refusal among their answers
+        self._tags: set[bytes] = set()
+        self._refusal: Answer | None = None
         self._step: asyncio.Future[Answer | None] | None = None
         self._continues = False
         self._found: list[int] | None = None
-        #: the last untagged NO or BAD: where a server hangs up, the reason stands there
-        self._remark = b""
         self._clock: asyncio.Timeout | None = None
         self._line: LoopSocket
         self._take_over()
@@ -65,35 +66,35 @@ class QuietLine:
 
     # -- questions ----------------------------------------------------------------------------
 
-    async def noop(self) -> None:
-        """Let the server look for what is new; it says so by ``Wire.changes``."""
-        await self._ask(b"NOOP", "look for new mail")
-
-    async def search_from(self, uid: int) -> list[int] | None:
+    async def search_from(self, uid: int, *, refresh: bool) -> list[int] | None:
         """Return the UIDs from ``uid`` on, ``None`` if the server gave no list.
 
-        "n:*" always means the last message as well (RFC 3501, 6.4.8); that one is left out.
+        With ``refresh`` the server is made to look at the folder (NOOP). Both commands go out
+        together, and a server may do them in any order: if ``Wire.changes`` grew meanwhile, the
+        list proves nothing. "n:*" always means the last message as well (RFC 3501, 6.4.8); that
+        one is left out.
         """
         self._found = None
-        await self._ask(b"UID SEARCH UID %d:*" % uid, "search")
+        search = b"UID SEARCH UID %d:*" % uid
+        self._begin("look for new mail", *([b"NOOP", search] if refresh else [search]))
+        status, words = await self._answer()
+        if status != b"OK" or self._wire.heard.throttle:
+            raise self._refused(words)
         return None if self._found is None else [one for one in self._found if one >= uid]
 
-    async def _ask(self, command: bytes, action: str) -> None:
-        self._begin(command, action)
-        status, words = await self._answer()
-        self._tag = b""
-        if status != b"OK":
-            raise answer_error(words.decode("utf-8", "replace"), action)
-
-    def _begin(self, command: bytes, action: str) -> None:
+    def _begin(self, action: str, *commands: bytes) -> None:
         self.check()
-        self._asked += 1
-        # imaplib's tags are made of the letters A to P.
-        self._tag = b"Q%d" % self._asked
         self._action = action
-        self._remark = b""
+        self._refusal = None
+        lines = []
+        for command in commands:
+            self._asked += 1
+            # imaplib's tags are made of the letters A to P.
+            tag = b"QQQQ%d" % self._asked
+            self._tags.add(tag)
+            lines.append(tag + b" " + command + b"\r\n")
         self._expect()
-        self._line.send(self._tag + b" " + command + b"\r\n")
+        self._line.send(b"".join(lines))
 
     def _expect(self) -> None:
         self._received = 0
@@ -127,8 +128,7 @@ class QuietLine:
 
         ``until`` is the loop's time, ``heard`` a value of ``Wire.changes``.
         """
-        ended = self._step is not None and self._step.done() and bool(self._tag)
-        if woken.is_set() or self.failure or self._wire.changes != heard or ended:
+        if woken.is_set() or self.failure or self._wire.changes != heard:
             return
         try:
             with suppress(TimeoutError):
@@ -145,7 +145,7 @@ class QuietLine:
         ``listening`` is called once the server listens. What goes wrong becomes ``failure``.
         """
         try:
-            self._begin(b"IDLE", "stand by")
+            self._begin("stand by", b"IDLE")
             self._continues = True
             status, words = await self._answer()
             if status == b"+":
@@ -154,26 +154,23 @@ class QuietLine:
                 status, words = await self._listen(woken, until, heard)
         except MailbridgeError:
             return True
-        self._tag = b""
-        if status == b"DONE":
-            return True
-        if status != b"OK":
-            error = answer_error(words.decode("utf-8", "replace"), "stand by")
+        if status not in _WELL or self._wire.heard.throttle:
+            error = self._refused(words)
             if not isinstance(error, Refused):
                 self._fail(error)
-        return False
+        return status == b"DONE"
 
     async def _listen(self, woken: asyncio.Event, until: float, heard: int) -> Answer:
         """Listen, then say DONE; returns ``DONE`` if all went well, else the server's answer."""
-        step = self._step
         try:
-            await self.wait(woken, until, heard)
+            if self._tags:
+                await self.wait(woken, until, heard)
         except asyncio.CancelledError:
             self.abandon()
             raise
         self.check()
-        if step is not None and step.done():
-            return await self._answer()  # it ended by itself
+        if not self._tags:
+            return self._refusal or (b"OK", b"")  # the server has ended it by itself
         self._received = 0
         self._line.send(b"DONE\r\n")
         status, words = await self._answer()
@@ -203,7 +200,7 @@ class QuietLine:
 
     def hand_back(self) -> None:
         """Give the socket back to ``wire``; raises ``failure`` if there is one."""
-        if self._tag or self._line.unsent:
+        if self._tags or self._line.unsent:
             self.abandon()
         self.check()
         self._line.let_go()
@@ -217,7 +214,16 @@ class QuietLine:
         if reason is None:
             self._hung_up(b"")
         else:
-            self._fail(translate(reason, self._action))
+            self._end(reason)
+
+    def _end(self, reason: Exception) -> None:
+        """Give up; the reason for a hang-up often comes a line earlier, and counts."""
+        failure = translate(reason, self._action)
+        self._fail(explained(failure, self._wire.heard, self._action))
+
+    def _refused(self, words: bytes) -> MailbridgeError:
+        error = answer_error(words.decode("utf-8", "replace"), self._action)
+        return explained(error, self._wire.heard, self._action)
 
     def _fail(self, failure: MailbridgeError) -> None:
         if self.failure is None:
@@ -252,28 +258,33 @@ class QuietLine:
                 self._hear(response)
 
     def _hear(self, response: bytes) -> None:
+        self._wire.heard.line(response)
         if response.startswith(b"* "):
             said = untagged(response)
             if said is None:
                 self._puzzled(response)
             else:
                 self._hear_untagged(said)
-        elif self._tag and response.startswith(self._tag + b" "):
-            status, _, words = response[len(self._tag) + 1 :].partition(b" ")
-            status = status.upper()
-            if status not in {b"OK", b"NO", b"BAD"}:
-                self._puzzled(response)
-                return
-            if status != b"OK":
-                self._remark = words
-            self._resolve((status, words))
-            self._end_wait()
         elif response.startswith(b"+"):
             if self._continues:
                 self._continues = False
                 self._resolve((b"+", b""))
         else:
+            self._hear_tagged(response)
+
+    def _hear_tagged(self, response: bytes) -> None:
+        tag, _, rest = response.partition(b" ")
+        status, _, words = rest.partition(b" ")
+        status = status.upper()
+        if tag not in self._tags or status not in {b"OK", b"NO", b"BAD"}:
             self._puzzled(response)
+            return
+        self._tags.discard(tag)
+        if status != b"OK":
+            self._refusal = self._refusal or (status, words)
+        if not self._tags:
+            self._resolve(self._refusal or (status, words))
+            self._end_wait()
 
     def _hear_untagged(self, said: Untagged) -> None:
         if said.is_change:
@@ -287,8 +298,6 @@ class QuietLine:
                 self._found = (self._found or []) + found
         elif said.name == "BYE":
             self._hung_up(said.text)
-        elif said.name in {"NO", "BAD"}:
-            self._remark = said.text
         elif said.name == "OK" and said.uidvalidity is not None:
             self._expect_number(said.uidvalidity)
 
@@ -297,10 +306,8 @@ class QuietLine:
             self._fail(Unavailable("UIDVALIDITY changed in this session", code="imap.renumbered"))
 
     def _hung_up(self, words: bytes) -> None:
-        said = [one.decode("utf-8", "replace") for one in (self._remark, words) if one]
-        reason = imaplib.IMAP4.abort("; ".join(said) or "socket error: EOF")
-        self._fail(translate(reason, self._action))
+        said = words.decode("utf-8", "replace")
+        self._end(imaplib.IMAP4.abort(said or "socket error: EOF"))
 
     def _puzzled(self, response: bytes) -> None:
-        reason = imaplib.IMAP4.abort(f"unexpected response: {response!r}")
-        self._fail(translate(reason, self._action))
+        self._end(imaplib.IMAP4.abort(f"unexpected response: {response!r}"))

@@ -45,7 +45,8 @@ class Wire(imaplib.IMAP4):
         timeout: float,
     ) -> None:
         self._context = context
-        self._heard = heard
+        #: what the server says about itself, whoever reads it
+        self.heard = heard
         self._implicit = tls == "implicit"
         self._line = line
         self._reader: io.BufferedReader | None = None
@@ -134,7 +135,7 @@ class Wire(imaplib.IMAP4):
         if len(line) > LONGEST_LINE:
             raise self.abort("literal of a line is too large")
         self._count(len(line))
-        self._heard.line(line)
+        self.heard.line(line)
         return line
 
     def send(self, data: bytes) -> None:  # type: ignore[override]  # typeshed: "buffer"

@@ -23,8 +23,11 @@ from mailbridge.proxy.place import Proxy
 
 Tls = Literal["implicit", "starttls"]
 
-#: seconds of silence before the kernel asks whether a connection still lives
-KEEPALIVE: Final = 60
+#: after so many seconds of silence the kernel asks whether a connection still lives, again and
+#: again, so many times; a path that went dead under a waiting session shows within 40 s
+KEEPALIVE: Final = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+#: milliseconds for which what was sent may stay unacknowledged (RFC 5482; tcp(7))
+USER_TIMEOUT: Final = 30_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +74,7 @@ def _context(ca: Path | None, _changed_at: int) -> ssl.SSLContext:
 class Line:
     """The socket of a connection, which any thread may cut, and the proxy it goes through."""
 
-    def __init__(self, proxy: Proxy | None = None) -> None:
+    def __init__(self, proxy: Proxy | None) -> None:
         self.proxy = proxy
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
@@ -124,8 +127,9 @@ def connect(host: str, port: int, *, line: Line, timeout: float) -> socket.socke
 def _prepare(line: Line, sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE)
+    for name, value in {**KEEPALIVE, "TCP_USER_TIMEOUT": USER_TIMEOUT}.items():
+        if hasattr(socket, name):  # not every kernel has each of them
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     line.hold(sock)
 
 
