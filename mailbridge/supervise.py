@@ -38,6 +38,7 @@ import structlog
 from mailbridge.errors import (
     MailbridgeError,
     PermanentError,
+    SessionOver,
     StoreFull,
     StoreRefused,
     TemporaryError,
@@ -121,6 +122,8 @@ class Supervisor:
         self._rng = rng
         self._intakes: list[Intake] = []
         self._lives: dict[Intake, asyncio.Task[None]] = {}
+        #: what had been done when the server last ended a session of its own accord
+        self._done: dict[Intake, tuple[datetime | None, int]] = {}
         #: when the watch last went round, for the watchdog
         self.moved_at = now()
 
@@ -147,7 +150,23 @@ class Supervisor:
                 continue
             if isinstance(error, StoreRefused):
                 raise error
+            if isinstance(error, SessionOver) and self._got_on(intake):
+                log.info(
+                    "session.over", mailbox=intake.mailbox, folder=intake.folder, code=error.code
+                )
+                continue
             await self._pause(intake, error)
+
+    def _got_on(self, intake: Intake) -> bool:
+        """Whether work was done since the last session that the server ended in its own time.
+
+        If not, it is a failure like any other: a server that ends every session at once must
+        not be signed in to without a pause.
+        """
+        done = (intake.health.last_check, intake.health.accepted)
+        before = self._done.get(intake, (None, 0))
+        self._done[intake] = done
+        return done != before
 
     async def _pause(self, intake: Intake, error: BaseException) -> None:
         """Note the failure, say it, and wait as long as this kind of failure asks for."""
