@@ -10,9 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
+from email.parser import BytesHeaderParser
+from email.policy import compat32
 from typing import Any, Final, TypeAlias
 
 from imapclient.response_parser import parse_fetch_response
+
+from mailbridge.sources.imap_plan import Head, as_utc
 
 #: an untagged FETCH: one line, or what stands before a literal together with the literal
 Part: TypeAlias = bytes | tuple[bytes, bytes]
@@ -102,3 +106,16 @@ def internal_date(text: bytes) -> datetime | None:
         )
     except ValueError:
         return None
+
+
+def head_of(uid: int, row: Row) -> Head:
+    """Return what a message is recognised by, from the answer to a FETCH of its head."""
+    text = next((value for key, value in row.items() if key.startswith(b"BODY[HEADER")), b"")
+    header = BytesHeaderParser(policy=compat32).parsebytes(text or b"")
+    size = row.get(b"RFC822.SIZE")
+    return Head(
+        uid=uid,
+        message_id=str(header.get("Message-ID", "")),
+        received_at=as_utc(row.get(b"INTERNALDATE")),
+        size=size if isinstance(size, int) else 0,
+    )

@@ -13,20 +13,18 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from email.parser import BytesHeaderParser
-from email.policy import compat32
 from typing import Any, Final, TypeVar
 
 from imapclient import SocketTimeout
 
 from mailbridge import __version__
 from mailbridge.errors import MailbridgeError, Unavailable
-from mailbridge.sources.imap_answers import Row
+from mailbridge.sources.imap_answers import Row, head_of
+from mailbridge.sources.imap_directory import Folders
 from mailbridge.sources.imap_errors import (
     Refused,
     answer_error,
     explained,
-    folder_error,
     guarded,
     sign_in_error,
 )
@@ -71,10 +69,13 @@ class Connection:
         self._line = Line(server.proxy)
         self._busy = threading.Lock()
         self._client: Client | None = None
+        #: the server's name of the folder
+        self.selected = ""
         self.uidvalidity = 0
         #: as SELECT told it; ``None`` if it did not
         self.uidnext: int | None = None
         self.exists = 0
+        self.folders = Folders(self)
         self._flights = Flights()
         self._heard = Heard()
 
@@ -146,24 +147,19 @@ class Connection:
 
     def select(self, folder: str, *, readonly: bool) -> None:
         """Select the folder; read-only by EXAMINE, so that nothing there can change."""
-        failure: MailbridgeError
-        try:
-            answer = self.ask("open the folder", self.client.select_folder, folder, readonly)
-        except Refused as refused:
-            failure = folder_error(refused, folder, self.folders())
-            raise failure from None
+
+        def select(name: str) -> dict[bytes, Any]:
+            client, self.selected = self.client, name
+            answer: dict[bytes, Any]
+            answer = self.ask("open the folder", client.select_folder, name, readonly)
+            return answer
+
+        answer = self.folders.open(folder, select)
         self.uidvalidity = int(answer.get(b"UIDVALIDITY") or 0)
         self.uidnext = answer.get(b"UIDNEXT")
         self.exists = int(answer.get(b"EXISTS") or 0)
         if not self.uidvalidity:
             raise Unavailable("the server gives no UIDVALIDITY", code="imap.protocol")
-
-    def folders(self) -> list[str]:
-        """List the folders' names, for a message to a person; none if the server will not."""
-        try:
-            return [str(row[2]) for row in self.ask("list folders", self.client.list_folders)]
-        except Unavailable:
-            return []
 
     @property
     def busy(self) -> bool:
@@ -279,7 +275,7 @@ class Connection:
     def heads(self, uids: Sequence[int]) -> dict[int, Head]:
         """Return what messages are recognised by."""
         answer = self._fetch(Order("heads", tuple(uids)))
-        return {uid: _head(uid, row) for uid, row in answer.items()}
+        return {uid: head_of(uid, row) for uid, row in answer.items()}
 
     def here(self, order: Order) -> bool:
         """Whether what was asked for ahead has come."""
@@ -336,15 +332,3 @@ def _require_welcome(client: Client, tls: Tls) -> None:
         raise Unavailable("the server greets with PREAUTH", code="imap.preauth")
     if tls == "starttls" and not client.has_capability("STARTTLS"):
         raise Unavailable("the server offers no STARTTLS", code="imap.no_starttls")
-
-
-def _head(uid: int, row: dict[bytes, Any]) -> Head:
-    text = next((value for key, value in row.items() if key.startswith(b"BODY[HEADER")), b"")
-    header = BytesHeaderParser(policy=compat32).parsebytes(text or b"")
-    size = row.get(b"RFC822.SIZE")
-    return Head(
-        uid=uid,
-        message_id=str(header.get("Message-ID", "")),
-        received_at=as_utc(row.get(b"INTERNALDATE")),
-        size=size if isinstance(size, int) else 0,
-    )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from mailbridge.errors import FolderMissing
 from mailbridge.sources.imap_connection import Connection
-from mailbridge.sources.imap_errors import Refused, folder_error
+from mailbridge.sources.imap_errors import Refused, words
 from mailbridge.sources.imap_plan import COMMAND_LINE, halves, windows
 from mailbridge.sources.imap_wire import Client
 
@@ -19,7 +20,8 @@ class Settler:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._targets: set[str] = set()
+        #: the server's names of folders that are moved to
+        self._targets: dict[str, str] = {}
 
     def mark_seen(self, uids: Sequence[int]) -> None:
         r"""Set ``\Seen``."""
@@ -34,8 +36,21 @@ class Settler:
 
     def move(self, uids: Sequence[int], folder: str) -> None:
         """Move to ``folder``, which is created when it is missing."""
-        self._ensure(folder)
-        self._each("move", uids, lambda client, some: _move(client, some, folder))
+        if folder not in self._targets:
+            self._targets[folder] = self._target(folder)
+        target = self._targets[folder]
+        self._each("move", uids, lambda client, some: _move(client, some, target))
+
+    def _target(self, folder: str) -> str:
+        target = self._connection.folders.target(folder)
+        if target == self._connection.selected:
+            # Each would get another UID there, be new, be moved again, for ever.
+            raise FolderMissing(
+                f"{words(folder)!r} is the folder that is watched; nothing can be moved there",
+                code="imap.target_is_watched",
+                fix="Name another folder in `after: {move: …}`.",
+            )
+        return target
 
     def _each(
         self,
@@ -58,19 +73,6 @@ class Settler:
             for some in halves(left) if left == uids else [left]:
                 if some:
                     self._one(action, list(some), verb)
-
-    def _ensure(self, folder: str) -> None:
-        if folder in self._targets:
-            return
-        client = self._connection.client
-        if not self._connection.ask("look for the folder", client.folder_exists, folder):
-            try:
-                self._connection.ask("create the folder", client.create_folder, folder)
-            except Refused as refused:
-                if not self._connection.ask("look for the folder", client.folder_exists, folder):
-                    others = self._connection.folders()
-                    raise folder_error(refused, folder, others) from None
-        self._targets.add(folder)
 
 
 def _flag_seen(client: Client, uids: list[int]) -> None:
