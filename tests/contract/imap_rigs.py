@@ -81,6 +81,9 @@ class Rig(Protocol):
     async def renumber(self) -> None:
         """Give the INBOX another UIDVALIDITY."""
 
+    async def kill_sessions(self) -> None:
+        """End whatever serves the mailbox at this moment, without a word if possible."""
+
 
 class SandboxRig:
     """The sandbox tenant."""
@@ -129,6 +132,10 @@ class SandboxRig:
     async def renumber(self) -> None:
         """Give the INBOX another UIDVALIDITY."""
         self.box.folder("INBOX").reset_uidvalidity(first_uid=500)
+
+    async def kill_sessions(self) -> None:
+        """Drop the connections."""
+        self.tenant.imap.drop(self.address)
 
     def commands(self, name: str) -> list[str]:
         """Return the lines of a command that the server got, ``FETCH`` for ``UID FETCH`` too."""
@@ -192,6 +199,10 @@ class DovecotRig:
         self._epoch += 1
         await asyncio.to_thread(self.dovecot.new_uidvalidity, self.address, self._epoch)
 
+    async def kill_sessions(self) -> None:
+        """Let Dovecot kick the user; it says a last word."""
+        await asyncio.to_thread(self.dovecot.doveadm, "kick", self.address)
+
     async def _as_somebody(self, verb: Callable[[imaplib.IMAP4], object]) -> None:
         def work() -> None:
             with self.dovecot.login(self.address, self.minter.mint_app()) as client:
@@ -250,6 +261,10 @@ class CyrusRig:
     async def renumber(self) -> None:
         """Give the INBOX another UIDVALIDITY and its messages other UIDs."""
         await asyncio.to_thread(self.cyrus.recreate, self.address)
+
+    async def kill_sessions(self) -> None:
+        """Kill the processes."""
+        assert await asyncio.to_thread(self.cyrus.kill_sessions, self.address)
 
     async def _as_somebody(self, verb: Callable[[Any], object]) -> None:
         def work() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,41 +11,14 @@ import pytest
 
 from mailbridge.errors import FolderMissing, SignInRejected
 from mailbridge.model import AccessToken, Gap, MessageRef
-from mailbridge.sandbox.tenant import Tenant
-from mailbridge.sandbox.tokens import SigningKey
 from mailbridge.sources.base import Known
 from mailbridge.sources.imap import FetchLimits
 from tests.contract.imap_rigs import (
-    CyrusRig,
-    DovecotRig,
     Ledger,
     Rig,
-    SandboxRig,
     mail,
     source_for,
 )
-
-
-@pytest.fixture(scope="module")
-def key() -> SigningKey:
-    return SigningKey.generate()
-
-
-@pytest.fixture(params=["exchange", "dovecot", "cyrus"])
-async def rig(request: pytest.FixtureRequest, key: SigningKey) -> AsyncIterator[Rig]:
-    if request.param == "exchange":
-        async with Tenant.start(key=key) as tenant:
-            yield SandboxRig(tenant, tenant.add_app())
-        return
-    address = f"{uuid.uuid4().hex[:12]}@feuerwehr.example"
-    server, minter = request.getfixturevalue(request.param), request.getfixturevalue("minter")
-    yield (DovecotRig if request.param == "dovecot" else CyrusRig)(server, minter, address)
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as made:
-        yield made
 
 
 async def test_mail_comes_in_order_byte_by_byte_with_its_time(
