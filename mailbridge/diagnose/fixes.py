@@ -102,7 +102,10 @@ _FIXES: Final[dict[str, tuple[str, str]]] = {
     ),
     "tcp": (
         "no connection to the server",
-        "open outgoing TCP to this host and port in the firewall",
+        (
+            "open outgoing TCP to this host and port in the firewall; if only a proxy leads "
+            "outside, name it in fetch.server.proxy of this mailbox (https_proxy is not for mail)"
+        ),
     ),
 }
 

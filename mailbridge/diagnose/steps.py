@@ -21,12 +21,15 @@ from mailbridge.config import Config
 from mailbridge.diagnose.fixes import Ids, explain
 from mailbridge.errors import MailbridgeError
 from mailbridge.model import AccessToken
+from mailbridge.proxy.environment import goes_around
+from mailbridge.proxy.errand import Errand
+from mailbridge.proxy.place import Proxy
 from mailbridge.sign_in.application import ApplicationSignIn
 from mailbridge.sign_in.claims import claims
 from mailbridge.sign_in.entra_errors import refusal
 from mailbridge.sign_in.token_http import TokenHttp
 from mailbridge.sources.imap_connection import Connection
-from mailbridge.sources.transport import MailServer, tls_context
+from mailbridge.sources.transport import Line, MailServer, connect, secure, tls_context
 
 #: seconds for each of DNS, TCP and TLS
 PHASE: Final = 10.0
@@ -140,7 +143,9 @@ class Diagnosis:
     @property
     def _server(self) -> MailServer:
         server = self.config.mailboxes[self.name].fetch.server
-        return MailServer(host=server.host, port=server.port, tls=server.tls, ca=server.ca)
+        return MailServer(
+            host=server.host, port=server.port, tls=server.tls, ca=server.ca, proxy=server.proxy
+        )
 
     # --- the steps, in order
 
@@ -152,29 +157,28 @@ class Diagnosis:
                 code="config.not_fetched",
                 fix=f"set mailboxes.{self.name}.fetch.protocol to imap",
             )
-        return f"{mailbox.address}, {mailbox.sign_in} access by app {mailbox.app}"
+        ways = {"mail": self._server.proxy, "tokens": self.config.apps[mailbox.app].proxy}
+        through = "".join(f", {what} {_through(proxy)}" for what, proxy in ways.items() if proxy)
+        return f"{mailbox.address}, {mailbox.sign_in} access by app {mailbox.app}{through}"
 
     async def _dns(self) -> str:
         server = self._server
-        loop = asyncio.get_running_loop()
+        proxy = server.proxy
+        if proxy is not None and await self.run(goes_around, proxy, server.host, server.port):
+            return f"{await _looked_up(server.host, server.port)}; inside, so without the proxy"
+        if proxy is None:
+            return await _looked_up(server.host, server.port)
         try:
-            async with asyncio.timeout(PHASE):
-                found = await loop.getaddrinfo(server.host, server.port)
-        except (OSError, TimeoutError) as error:
-            raise Fault(f"{server.host}: {_words(error)}", code="dns") from error
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        return f"{server.host} is {', '.join(addresses[:4])}"
+            known = await _looked_up(proxy.host, proxy.port)
+        except Fault as fault:
+            unknown = Errand(proxy=proxy, host=server.host, port=server.port).unknown()
+            raise Fault(str(fault), code=unknown.code, fix=unknown.fix) from fault
+        if proxy.resolves:
+            return f"the proxy resolves {server.host}; proxy {known}"
+        return f"{await _looked_up(server.host, server.port)}; proxy {known}"
 
     async def _tcp(self) -> str:
-        server = self._server
-        try:
-            async with asyncio.timeout(PHASE):
-                _, writer = await asyncio.open_connection(server.host, server.port)
-        except (OSError, TimeoutError) as error:
-            raise Fault(f"{server.host}:{server.port}: {_words(error)}", code="tcp") from error
-        peer = writer.get_extra_info("peername")
-        writer.close()
-        return f"connected to {peer[0]} port {peer[1]}"
+        return await self.run(_reach, self._server)  # type: ignore[no-any-return]
 
     async def _tls(self) -> str:
         if self._server.tls == "starttls":
@@ -182,29 +186,13 @@ class Diagnosis:
             await self.run(connection.open)
             await self.run(connection.close, politely=True)
             return "STARTTLS, certificate trusted"
-        server = self._server
-        try:
-            async with asyncio.timeout(PHASE):
-                _, writer = await asyncio.open_connection(
-                    server.host,
-                    server.port,
-                    ssl=tls_context(server.ca),
-                    server_hostname=server.host,
-                )
-        except ssl.SSLCertVerificationError as error:
-            raise Fault(error.verify_message, code="tls.certificate") from error
-        except (OSError, TimeoutError) as error:
-            raise Fault(_words(error), code="tls") from error
-        layer: ssl.SSLObject = writer.get_extra_info("ssl_object")
-        certificate = layer.getpeercert() or {}
-        version = layer.version()
-        writer.transport.abort()
-        return f"{version}, certificate trusted, valid until {certificate.get('notAfter', '?')}"
+        return await self.run(_handshake, self._server)  # type: ignore[no-any-return]
 
     async def _tenant(self) -> str:
         app = self.config.apps[self.config.mailboxes[self.name].app]
-        document = await self.run(_discover, app.authority_url, app.ca)
-        return f"issuer {document.get('issuer', '?')}"
+        document = await self.run(_discover, app.authority_url, app.ca, app.proxy)
+        through = f", {_through(app.proxy)}" if app.proxy else ""
+        return f"issuer {document.get('issuer', '?')}{through}"
 
     async def _get_token(self) -> str:
         self._token = await self.sign_in.token()
@@ -267,9 +255,55 @@ class Diagnosis:
         return f"UID {last}, received {text}, {heads[last].size} bytes"
 
 
-def _discover(authority_url: str, ca: Path | None) -> dict[str, Any]:
+def _through(proxy: Proxy) -> str:
+    named = f" (from {proxy.variable})" if proxy.variable else ""
+    return f"through proxy {proxy.url}{named}"
+
+
+async def _looked_up(host: str, port: int) -> str:
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(PHASE):
+            found = await loop.getaddrinfo(host, port)
+    except (OSError, TimeoutError) as error:
+        raise Fault(f"{host}: {_words(error)}", code="dns") from error
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    return f"{host} is {', '.join(addresses[:4])}"
+
+
+def _reach(server: MailServer) -> str:
+    """Connect as the daemon does, through its proxy if there is one."""
+    try:
+        sock = connect(server.host, server.port, line=Line(server.proxy), timeout=PHASE)
+    except OSError as error:
+        raise Fault(f"{server.host}:{server.port}: {_words(error)}", code="tcp") from error
+    with sock:
+        peer = sock.getpeername()
+    place = f"{peer[0]} port {peer[1]}"
+    if server.proxy is None or goes_around(server.proxy, server.host, server.port):
+        return f"connected to {place}"
+    return f"connected to {server.host} port {server.port} by {place}, {_through(server.proxy)}"
+
+
+def _handshake(server: MailServer) -> str:
+    line = Line(server.proxy)
+    try:
+        with (
+            connect(server.host, server.port, line=line, timeout=PHASE) as sock,
+            secure(sock, tls_context(server.ca), host=server.host, line=line) as secured,
+        ):
+            certificate = secured.getpeercert() or {}
+            version = secured.version()
+    except ssl.SSLCertVerificationError as error:
+        raise Fault(error.verify_message, code="tls.certificate") from error
+    except OSError as error:
+        raise Fault(_words(error), code="tls") from error
+    return f"{version}, certificate trusted, valid until {certificate.get('notAfter', '?')}"
+
+
+def _discover(authority_url: str, ca: Path | None, proxy: Proxy | None) -> dict[str, Any]:
     """Fetch the tenant's discovery document, as msal does before it asks for a token."""
-    http = TokenHttp(ca)
+    http = TokenHttp(ca, proxy)
     try:
         answer = http.get(f"{authority_url}/v2.0/.well-known/openid-configuration")
     finally:
@@ -285,6 +319,6 @@ def _since(clock: float) -> float:
 
 
 def _words(error: BaseException) -> str:
-    if isinstance(error, TimeoutError) and not str(error):
+    if isinstance(error, TimeoutError) and not error.errno:
         return f"no answer within {PHASE:.0f} s"
     return str(error) or type(error).__name__

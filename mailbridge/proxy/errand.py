@@ -114,6 +114,14 @@ class Errand:
             + ("" if self.proxy.resolves else " With socks5h:// the proxy looks names up itself."),
         )
 
+    def nonsense(self) -> Unavailable:
+        """Say that the proxy was not even asked."""
+        return self.failure(
+            "was not asked: the target is not the name of a host",
+            "target",
+            "Check the host of the target.",
+        )
+
     def refused(self, said: str) -> Unavailable:
         """Say no for any other reason."""
         return self.failure(

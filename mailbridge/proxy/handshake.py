@@ -54,7 +54,7 @@ def conversation(errand: Errand) -> Conversation:
     """
     if not _TARGET.fullmatch(errand.host):
         # A line break in it would be a second request of somebody else's making.
-        raise errand.refused("this is not the name of a host")
+        raise errand.nonsense()
     return _connect(errand) if errand.proxy.scheme == "http" else _socks(errand)
 
 

@@ -14,6 +14,7 @@ SCHEMES: Final[tuple[Scheme, ...]] = get_args(Scheme)
 #: bytes of a user or a password; RFC 1929 counts them in one byte
 LONGEST_FIELD: Final = 255
 _FORM: Final = "write it as http://HOST:PORT, socks5://HOST:PORT or socks5h://HOST:PORT."
+_ESCAPE: Final = "`/`, `?`, `#` and `@` in a password are written %2F, %3F, %23 and %40."
 _HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 
 
@@ -85,7 +86,7 @@ def parse(text: str) -> Proxy:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        parts, port = SplitResult("", "", "", "", ""), None
+        raise ProxyUrlError("the URL of this proxy cannot be read", _ESCAPE) from None
     if not parts.netloc or not parts.hostname:
         raise ProxyUrlError("this is not the URL of a proxy")
     scheme = next((known for known in SCHEMES if known == parts.scheme), None)
@@ -96,7 +97,7 @@ def parse(text: str) -> Proxy:
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ProxyUrlError(
             "something stands behind the port of this proxy",
-            "remove it; `/`, `?`, `#` and `@` in a password are written %2F, %3F, %23 and %40.",
+            f"remove it; {_ESCAPE}",
         )
     host = parts.hostname
     if not is_ip(host) and not _HOST.fullmatch(host):
