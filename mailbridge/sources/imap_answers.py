@@ -8,12 +8,13 @@ an answer in any other shape goes to imapclient's parser as a whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from email.parser import BytesHeaderParser
 from email.policy import compat32
 from typing import Any, Final, TypeAlias
 
+from imapclient.exceptions import ProtocolError
 from imapclient.response_parser import parse_fetch_response
 
 from mailbridge.sources.imap_plan import Head, as_utc
@@ -30,6 +31,9 @@ _SIZE = re.compile(
     rb"\d+ \((?:UID (?P<uid1>\d{1,10}) RFC822\.SIZE (?P<size1>\d+)"
     rb"|RFC822\.SIZE (?P<size2>\d+) UID (?P<uid2>\d{1,10}))\)"
 )
+_RESPONSE = re.compile(rb"\d+ \(.*\)", re.DOTALL)
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_UID_ITEM = re.compile(rb"[ (]UID \d")
 _DATE = re.compile(rb"([ \d]\d)-([A-Z][a-z]{2})-(\d{4}) (\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)")
 _MONTHS: Final = {
     name.encode(): number
@@ -50,8 +54,51 @@ def rows(parts: Sequence[Part | None]) -> dict[int, Row]:
     quick = _bodies(present) if isinstance(present[0], tuple) else _sizes(present)
     if quick is not None:
         return quick
+    _check_whole(present)
     slow: dict[int, Row] = parse_fetch_response(present, False, True)  # noqa: FBT003 - its signature
     return slow
+
+
+def _check_whole(parts: Sequence[Part]) -> None:
+    """Raise ``ProtocolError`` unless each response is one: no item twice, one literal at most.
+
+    A literal that is longer than announced, or shorter, joins a message with what follows it;
+    a tolerant parser would give one message the bytes of another.
+    """
+    texts: list[bytes] = []
+    literals = 0
+    for part in parts:
+        if isinstance(part, tuple):
+            literals += 1
+            texts.append(part[0])
+            continue
+        texts.append(part)
+        text = _QUOTED.sub(b'""', b" ".join(texts))
+        uids, bodies = len(_UID_ITEM.findall(text)), text.count(b" BODY[") + text.count(b"(BODY[")
+        fits = _RESPONSE.fullmatch(text) and (not literals or part[:1] in {b")", b" "})
+        if not fits or literals > 1 or bodies > 1 or uids > 1 or (bodies and not uids):
+            raise ProtocolError("a literal of another length than announced")
+        texts, literals = [], 0
+    if texts:
+        raise ProtocolError("an answer without end")
+
+
+def swallowed(found: Mapping[int, Row], missing: Collection[int]) -> set[int]:
+    """Return the messages whose bytes hold the answer for one that is ``missing``.
+
+    Such a literal was announced with so many bytes too many that it ends where another ends.
+    """
+    if not missing:
+        return set()
+    numbers = b"|".join(b"%d" % uid for uid in missing)
+    before = rb"\r\n\* \d+ FETCH \((?:[^\r\n]* )?UID (?:%b)[ )]" % numbers
+    behind = rb" UID (?:%b)\)\r\n\* \d+ FETCH \(" % numbers
+    answer = re.compile(before + b"|" + behind)
+    return {
+        uid
+        for uid, row in found.items()
+        if isinstance(row.get(b"BODY[]"), bytes) and answer.search(row[b"BODY[]"])
+    }
 
 
 def _bodies(parts: Sequence[Part]) -> dict[int, Row] | None:

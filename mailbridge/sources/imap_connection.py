@@ -19,7 +19,7 @@ from imapclient import SocketTimeout
 
 from mailbridge import __version__
 from mailbridge.errors import MailbridgeError, Unavailable
-from mailbridge.sources.imap_answers import Row, head_of
+from mailbridge.sources.imap_answers import Row, head_of, swallowed
 from mailbridge.sources.imap_directory import Folders
 from mailbridge.sources.imap_errors import (
     Refused,
@@ -266,6 +266,8 @@ class Connection:
         What is to be asked for next (``ahead``) is sent before the answer is read.
         """
         answer = self._fetch(Order("bodies", tuple(uids)), ahead)
+        for uid in swallowed(answer, set(uids) - answer.keys()):
+            del answer[uid]
         return {
             uid: Body(raw=row[b"BODY[]"], received_at=as_utc(row.get(b"INTERNALDATE")))
             for uid, row in answer.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from imapclient.exceptions import ProtocolError
 from imapclient.response_parser import parse_fetch_response
 
-from mailbridge.sources.imap_answers import Part, internal_date, rows
+from mailbridge.sources.imap_answers import Part, internal_date, rows, swallowed
 
 DATE = b'"21-Nov-2026 04:22:28 +0100"'
 
@@ -114,3 +115,87 @@ def test_a_literal_of_another_length_than_announced_is_no_message() -> None:
 def test_internal_dates_are_read_or_left(text: bytes, expected: datetime | None) -> None:
     """A date that no calendar has is none; the zone counts."""
     assert internal_date(text) == expected
+
+
+def _read(stream: bytes) -> list[Part] | None:
+    """Cut answers as imaplib does; ``None`` where it would give up or wait for more."""
+    parts: list[Part] = []
+    at = 0
+
+    def line() -> bytes | None:
+        nonlocal at
+        end = stream.find(b"\r\n", at)
+        text, at = stream[at:end], end + 2
+        return None if end < 0 else text
+
+    while at < len(stream):
+        text = line()
+        if text is None:
+            return None
+        if re.match(rb"T1 OK ", text):
+            return parts if at == len(stream) else None
+        match = re.match(rb"\* (\d+) FETCH (.*)", text)
+        if match is None:
+            return None
+        rest: bytes | None = match[1] + b" " + match[2]
+        while rest is not None and (announced := re.search(rb"\{(\d+)\}\Z", rest)):
+            size = int(announced[1])
+            if at + size > len(stream):
+                return None
+            parts.append((rest, stream[at : at + size]))
+            at += size
+            rest = line()
+        if rest is None:
+            return None
+        parts.append(rest)
+    return None
+
+
+BODIES = {
+    uid: b"Subject: %d\r\n\r\n" % uid + b"(text) of message\r\n" * (uid % 5 + 1)
+    for uid in range(21, 26)
+}
+
+
+def _stream(broken: int, delta: int, shape: int) -> bytes:
+    out = b""
+    for number, (uid, body) in enumerate(BODIES.items(), 1):
+        announced = max(0, len(body) + (delta if uid == broken else 0))
+        head, *rest = _message(number, uid, body, shape)
+        assert isinstance(head, tuple)
+        text = head[0].rsplit(b"{", 1)[0] + b"{%d}" % announced
+        tail = rest[0]
+        assert isinstance(tail, bytes)
+        out += b"* " + text.replace(b" (", b" FETCH (", 1) + b"\r\n" + body + tail + b"\r\n"
+    return out + b"T1 OK FETCH completed.\r\n"
+
+
+@pytest.mark.parametrize("shape", [0, 1, 2, 3])
+@pytest.mark.parametrize("broken", BODIES)
+def test_a_broken_literal_gives_no_message_wrong_bytes(broken: int, shape: int) -> None:
+    """However many bytes a literal is off: right bytes, no bytes, or an error."""
+    read = 0
+    for delta in range(-len(BODIES[broken]), 500):
+        parts = _read(_stream(broken, delta, shape))
+        if parts is None:
+            continue
+        try:
+            found = rows(parts)
+        except (ProtocolError, ValueError):
+            continue
+        for uid in swallowed(found, BODIES.keys() - found.keys()):
+            del found[uid]
+        read += 1
+        wrong = {uid for uid, row in found.items() if row[b"BODY[]"] != BODIES[uid]}
+        assert wrong == set(), delta
+    assert read >= 1
+
+
+def test_a_mail_may_quote_an_answer() -> None:
+    """A transcript in a mail is no broken literal as long as no message is missing."""
+    body = b"a\r\n* 2 FETCH (UID 8 FLAGS ())\r\nb"
+    found = rows([(b"1 (UID 7 INTERNALDATE " + DATE + b" BODY[] {%d}" % len(body), body), b")"])
+
+    assert swallowed(found, set()) == set()
+    assert swallowed(found, {88}) == set()
+    assert swallowed(found, {8}) == {7}
