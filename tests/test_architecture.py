@@ -23,7 +23,6 @@ LONG_FUNCTIONS = {
     "mailbridge/cli/probe.py:_send": "one request and all that is told about its answer",
 }
 LONG_MODULES = {
-    "mailbridge/app.py": "the composition root: it grows with what there is to put together",
     "mailbridge/dispatch.py": "one loop: claiming, attempting and resolving share its state",
     "mailbridge/sinks/webhook.py": "one adapter; its phases read from top to bottom",
 }

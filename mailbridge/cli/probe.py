@@ -97,7 +97,7 @@ async def _diagnose(
 
 
 async def _steps(config: Config, name: str, run: Callable[..., Any]) -> AsyncIterator[Step]:
-    from mailbridge.app import build_sign_in
+    from mailbridge.build import build_sign_in
     from mailbridge.diagnose.steps import Diagnosis
 
     sign_in = build_sign_in(config, config.mailboxes[name].app, run)
@@ -175,7 +175,7 @@ async def _send(config: Config, name: str, raw: bytes | None) -> tuple[Outcome, 
     import hashlib
     import time
 
-    from mailbridge.app import build_sink
+    from mailbridge.build import build_sink
     from mailbridge.model import Delivery, MessageRef, StoredMail, derived_id
 
     now = datetime.now(UTC)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mailbridge.app import build_sign_in
+from mailbridge.build import build_sign_in
 from mailbridge.config import load
 from mailbridge.diagnose.steps import Diagnosis, Step
 from mailbridge.sandbox.ca import Authority

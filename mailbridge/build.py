@@ -1,0 +1,233 @@
+"""Sections of the configuration become objects; what several of them share is made once."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from mailbridge import __version__
+from mailbridge.config import Config, Mailbox, Webhook
+from mailbridge.dispatch import Dispatcher
+from mailbridge.formats.native import NativeFormat
+from mailbridge.health import FolderHealth, Health, SinkHealth
+from mailbridge.intake import Intake
+from mailbridge.retry import POLICIES
+from mailbridge.room import MailboxSlots, Room
+from mailbridge.sign_in.application import ApplicationSignIn
+from mailbridge.sinks.webhook import WebhookSink
+from mailbridge.sources.base import Source
+from mailbridge.sources.imap import FetchLimits, ImapSource
+from mailbridge.sources.pop3 import Pop3Source
+from mailbridge.sources.push import Openings, Parking
+from mailbridge.sources.transport import MailServer
+from mailbridge.store.store import Store
+from mailbridge.sweep import Sweeps
+
+#: bodies fetched at once over all mailboxes; more is slower and costs memory
+FETCHES: Final = 6
+#: seconds after which a fetch no longer waits for those of others
+FETCH_PATIENCE: Final = 1.0
+#: batches fetched while another of the same folder is committed, over all mailboxes
+AHEAD: Final = 3
+#: what one batch may hold, in messages and bytes
+BATCH: Final = FetchLimits(messages=100, bytes=2 * 1024 * 1024)
+#: intervals up to this keep the session open between two looks
+KEEPS_SESSION: Final = timedelta(minutes=10)
+
+
+def utc_now() -> datetime:
+    """Return the present moment in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True, kw_only=True)
+class Daemon:
+    """The parts of a running daemon that others look at."""
+
+    config: Config
+    store: Store
+    health: Health
+    intakes: list[Intake] = field(default_factory=list)
+    dispatchers: dict[str, Dispatcher] = field(default_factory=dict)
+
+    def wake_dispatchers(self) -> None:
+        """Say to every dispatcher that something new may be due."""
+        for dispatcher in self.dispatchers.values():
+            dispatcher.wake()
+
+
+class Builder:
+    """Turns sections of the configuration into objects; shares what they share."""
+
+    def __init__(self, daemon: Daemon, run: Callable[..., Any], rng: random.Random) -> None:
+        self._daemon = daemon
+        self._config = daemon.config
+        self._run = run
+        self._rng = rng
+        self._shared = Shared(run=run, room=Room(FETCHES, patience=FETCH_PATIENCE))
+        self._slots: dict[str, MailboxSlots] = {}
+        self._sweeps = Sweeps(rng=rng)
+        self._ahead = asyncio.Semaphore(AHEAD)
+        self.sign_ins: dict[str, ApplicationSignIn] = {}
+
+    def dispatcher(self, sink: WebhookSink, webhook: Webhook) -> Dispatcher:
+        """Return the dispatcher of a webhook."""
+        health = self._daemon.health.sinks[sink.name] = SinkHealth(name=sink.name)
+        return Dispatcher(
+            sink=sink,
+            store=self._daemon.store,
+            policy=POLICIES[webhook.profile],
+            health=health,
+            listeners=functools.partial(self.listeners_for, kind="delivery.dead"),
+            run_blocking=self._run,
+            now=utc_now,
+            rng=self._rng,
+        )
+
+    def listeners_for(self, mailbox: str, kind: str) -> Sequence[str]:
+        """Return the webhooks that get this kind of event of this mailbox."""
+        del mailbox  # every webhook gets every mailbox's events until there are routes
+        return [name for name, hook in self._config.webhooks.items() if kind in hook.events]
+
+    def intakes(self) -> list[Intake]:
+        """Return an intake for each folder that is watched."""
+        return [
+            self._intake(name, mailbox, folder)
+            for name, mailbox in self._config.mailboxes.items()
+            if mailbox.fetch.protocol != "none"
+            for folder in mailbox.fetch.folders
+        ]
+
+    def _sign_in(self, name: str) -> ApplicationSignIn:
+        if name not in self.sign_ins:
+            self.sign_ins[name] = build_sign_in(self._config, name, self._run)
+        return self.sign_ins[name]
+
+    def _intake(self, name: str, mailbox: Mailbox, folder: str) -> Intake:
+        fetch = mailbox.fetch
+        health = FolderHealth(mailbox=name, folder=folder)
+        self._daemon.health.folders.append(health)
+        source = build_source(
+            name,
+            mailbox,
+            folder,
+            sign_in=self._sign_in(mailbox.app),
+            shared=self._shared,
+        )
+        return Intake(
+            source=source,
+            store=self._daemon.store,
+            address=mailbox.address,
+            sinks=self.listeners_for(name, "mail.received"),
+            listeners=self.listeners_for(name, "mail.vanished"),
+            settles=fetch.after.action != "keep",
+            keeps_session=fetch.cron is None and fetch.every <= KEEPS_SESSION,
+            health=health,
+            on_accepted=self._daemon.wake_dispatchers,
+            ahead=self._ahead,
+            now=utc_now,
+            every=None if fetch.cron else fetch.every.total_seconds(),
+            slots=self._slots_of(name, mailbox),
+            sweeps=self._sweeps,
+        )
+
+    def _slots_of(self, name: str, mailbox: Mailbox) -> MailboxSlots:
+        """Return the connections that the folders of a mailbox share."""
+        if name not in self._slots:
+            self._slots[name] = MailboxSlots(len(mailbox.fetch.folders), rng=self._rng)
+        return self._slots[name]
+
+
+def build_sink(name: str, webhook: Webhook) -> WebhookSink:
+    """Return the sink of a webhook; open it before use."""
+    tls = webhook.tls
+    body = NativeFormat(
+        attachments_mode=webhook.attachments.mode, attachments_max=webhook.attachments.max
+    )
+    return WebhookSink(
+        name=name,
+        url=webhook.url.reveal(),
+        secrets=[secret.reveal() for secret in webhook.signing_secrets],
+        headers={key: value.reveal() for key, value in webhook.headers.items()},
+        concurrency=webhook.concurrency,
+        allow_private=webhook.allow_private,
+        ca=str(tls.ca) if tls.ca else None,
+        client_certificate=str(tls.client_certificate) if tls.client_certificate else None,
+        client_key=str(tls.client_key) if tls.client_key else None,
+        body=body.body,
+        content_type=body.content_type,
+        profile=webhook.profile,
+        now=utc_now,
+        version=__version__,
+        proxy=webhook.proxy,
+    )
+
+
+def build_sign_in(config: Config, name: str, run: Callable[..., Any]) -> ApplicationSignIn:
+    """Return the sign-in of an app registration; ``run`` runs what blocks in a thread."""
+    app = config.apps[name]
+    secrets = [s.reveal() for s in app.credential.client_secret] if app.credential else []
+    return ApplicationSignIn(
+        name=name,
+        authority_url=app.authority_url,
+        client_id=app.client_id,
+        secrets=secrets,
+        scope=app.scope,
+        ca=app.ca,
+        proxy=app.proxy,
+        now=utc_now,
+        run=run,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What all sources of a process share; ``run`` runs what blocks in a worker thread."""
+
+    run: Callable[..., Any]
+    room: Room
+    parking: Parking = field(default_factory=Parking)
+    openings: Openings = field(default_factory=Openings)
+
+
+def build_source(
+    name: str, mailbox: Mailbox, folder: str, *, sign_in: ApplicationSignIn, shared: Shared
+) -> Source:
+    """Return the source of one folder, by the mailbox's protocol."""
+    fetch = mailbox.fetch
+    common: dict[str, Any] = {
+        "mailbox": name,
+        "address": mailbox.address,
+        "server": build_server(mailbox),
+        "token": sign_in.token,
+        "refresh": sign_in.force_refresh,
+        "start": fetch.start,
+        "after": fetch.after.action,
+        "run": shared.run,
+        "fetch_room": shared.room,
+        "limits": BATCH,
+        "now": utc_now,
+    }
+    if fetch.protocol == "pop3":
+        return Pop3Source(**common)
+    return ImapSource(
+        **common,
+        folder=folder,
+        move_to=fetch.after.folder,
+        push=fetch.push,
+        parking=shared.parking,
+        openings=shared.openings,
+    )
+
+
+def build_server(mailbox: Mailbox) -> MailServer:
+    """Return where a mailbox is fetched from."""
+    server = mailbox.fetch.server
+    return MailServer(
+        host=server.host, port=server.port, tls=server.tls, ca=server.ca, proxy=server.proxy
+    )
