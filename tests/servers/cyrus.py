@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pytest
 import trustme
@@ -43,9 +43,10 @@ class Cyrus:
     """A Cyrus 3 in the foreground, IMAPS and POP3S on ephemeral ports of 127.0.0.1.
 
     ``rules`` verify bearer tokens; ``granted`` is the filter of mailboxes that application
-    tokens open. Started by root it runs under ``run_as``, otherwise under the own account. It
-    logs to the system's log only, where there is one, under ``base.name``; ``log`` has what it
-    prints and why tokens were refused.
+    tokens open. Started by root it runs under ``run_as``, otherwise under the own account.
+    With the ``separator`` "." folders lie below the INBOX, not beside it. It logs to the
+    system's log only, where there is one, under ``base.name``; ``log`` has what it prints and
+    why tokens were refused.
     """
 
     def __init__(
@@ -55,11 +56,13 @@ class Cyrus:
         probe_token: Callable[[], str],
         granted: str = "*@* !ungranted@*",
         run_as: str = "cyrus",
+        separator: Literal["/", "."] = "/",
     ) -> None:
         self._judge = verdict(rules, granted)
         self._probe_token = probe_token
         own = pwd.getpwuid(os.geteuid()).pw_name
         self._account = run_as if os.geteuid() == 0 else own
+        self._separator: Literal["/", "."] = separator
         self._process: subprocess.Popen[bytes] | None = None
         self.host = "localhost"
 
@@ -72,7 +75,10 @@ class Cyrus:
         self.base.chmod(0o755)
         account = self._owner()
         self._layout = Layout(
-            base=self.base, account=self._account, group=grp.getgrgid(account.pw_gid).gr_name
+            base=self.base,
+            account=self._account,
+            group=grp.getgrgid(account.pw_gid).gr_name,
+            separator=self._separator,
         )
         cyrus_config.write(self._layout)
         for daemon in daemons:  # where they lie, the account may not be able to look
@@ -181,6 +187,11 @@ class Cyrus:
         with self.client(address) as client:
             client.append(folder, raw, flags, received_at)
 
+    def create(self, address: str, folder: str, *, use: str = "") -> None:
+        r"""Create a folder; ``use`` marks it with a role such as ``\Sent`` (RFC 6154)."""
+        with self.client(address) as client:
+            client.create_folder(folder) if not use else client.create_marked(folder, use)
+
     def read(self, address: str, folder: str = "INBOX") -> list[Stored]:
         """List what the folder holds, by UID."""
         header = b"BODY[HEADER.FIELDS (MESSAGE-ID)]"
@@ -204,10 +215,11 @@ class Cyrus:
         with self.client(address) as client:
             client.select_folder("INBOX", readonly=True)
             saved = client.fetch(client.search(), _SAVED)
+        inbox = f"user{self._separator}{address}"
         with self.client(ADMIN) as client:
-            client.setacl(f"user/{address}", ADMIN, "lrswipkxtecda")
-            client.delete_folder(f"user/{address}")
-            client.create_folder(f"user/{address}")
+            client.setacl(inbox, ADMIN, "lrswipkxtecda")
+            client.delete_folder(inbox)
+            client.create_folder(inbox)
         with self.client(address) as client:
             for _, row in sorted(saved.items()):
                 flags = [flag for flag in row[b"FLAGS"] if flag != _RECENT]
@@ -305,6 +317,11 @@ class _Direct(IMAPClient):  # type: ignore[misc]  # imapclient ships no types
     def __init__(self, path: str) -> None:
         super().__init__(path, ssl=False, timeout=10)
         self.normalise_times = False
+
+    def create_marked(self, folder: str, use: str) -> None:
+        """Create a folder with a role."""
+        name = self._normalise_folder(folder)
+        self._checkok("create", *self._imap.xatom("CREATE", name, f"(USE ({use}))"))
 
     def _create_IMAP4(self) -> imaplib.IMAP4:  # noqa: N802 - imapclient's name
         return _UnixWire(self.host, timeout=10)

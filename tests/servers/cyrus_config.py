@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 #: what the distribution's cyrus-common installs
 PROGRAMS = Path("/usr/lib/cyrus/bin")
@@ -23,6 +24,8 @@ class Layout:
     #: the account and the group that everything runs under
     account: str
     group: str
+    #: what stands between the levels of a folder's name
+    separator: Literal["/", "."] = "/"
 
     @property
     def imap(self) -> Path:
@@ -68,8 +71,9 @@ def write(layout: Layout) -> None:
 
 def _settings(layout: Layout) -> str:
     base = layout.base
-    # A folder "Archive" beside the INBOX, "/" between levels and "@" in user names, as Exchange
-    # has them and as Cyrus 3 is set up unless told otherwise.
+    # "/": a folder "Archive" lies beside the INBOX, as at Exchange and as Cyrus 3 is set up unless
+    # told otherwise. ".": it is "INBOX.Archive", as at all Cyrus servers in former times.
+    unix = "yes" if layout.separator == "/" else "no"
     return f"""
 configdirectory: {base}/conf
 defaultpartition: default
@@ -83,8 +87,8 @@ syslog_prefix: {base.name}
 cyrus_user: {layout.account}
 cyrus_group: {layout.group}
 admins: {ADMIN}
-unixhierarchysep: yes
-altnamespace: yes
+unixhierarchysep: {unix}
+altnamespace: {unix}
 virtdomains: userid
 defaultdomain: internal.test
 autocreate_quota: 0
