@@ -46,7 +46,7 @@ class Size:
     settle: float = 4.0
 
 
-QUICK = Size(boxes=20, active=5, mails=60, settle=2.0)
+QUICK = Size(boxes=20, active=5, mails=30, per_second=3.0, settle=2.0)
 
 
 def run(report: Report) -> None:
@@ -59,6 +59,8 @@ def run(report: Report) -> None:
                 name="Dovecot",
                 port=stage.dovecot.imaps_port,
                 ca=stage.dovecot.ca_file,
+                observed_port=stage.lookout.imaps_port,
+                observed_ca=stage.lookout.ca_file,
                 token=stage.tenant.mint(),
                 put=put,
                 amend=lambda _content: {},
@@ -90,6 +92,8 @@ def _sandbox(exchange: Exchange) -> Place:
         name="sandbox",
         port=exchange.about["port"],
         ca=Path(exchange.about["ca"]),
+        observed_port=exchange.about["port"],
+        observed_ca=Path(exchange.about["ca"]),
         token=exchange.about["token"],
         put=exchange.put,
         amend=amend,
@@ -135,7 +139,11 @@ class _Rounds:
         with (
             start(stage, place, boxes) as contestant,
             Observers(
-                stage.fresh("observers"), active, port=place.port, ca=place.ca, token=place.token
+                stage.fresh("observers"),
+                active,
+                port=place.observed_port,
+                ca=place.observed_ca,
+                token=place.token,
             ) as observers,
         ):
             time.sleep(size.settle)

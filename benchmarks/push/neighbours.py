@@ -146,9 +146,9 @@ def run(report: Report) -> None:
     report.remark("states amid the trouble: " + ", ".join(f"{n} {states[n]}" for n in TROUBLED))
     judge(
         report,
-        latency(of(well, healthy), came, {}),
-        latency(of(ill, healthy), came, {}),
-        latency(of(well + ill, TROUBLED), came, {}),
+        latency(of(well, healthy), came),
+        latency(of(ill, healthy), came),
+        latency(of(well + ill, TROUBLED), came),
     )
 
 

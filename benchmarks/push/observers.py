@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -17,7 +18,7 @@ AT_ONCE = 24
 
 
 class Observers:
-    """Bare clients on some mailboxes; ``seen`` tells when each message count was told first."""
+    """Bare clients on some mailboxes, which note when they are told how many messages there are."""
 
     def __init__(  # noqa: PLR0913 - each one is named by the caller
         self,
@@ -41,7 +42,7 @@ class Observers:
             "noop": noop,
         }
         self._job.write_text(json.dumps(content))
-        self.seen: dict[tuple[str, int], float] = {}
+        self._told: dict[str, list[tuple[int, float]]] = defaultdict(list)
         self.lost: list[str] = []
         #: seconds until all were signed in, and bytes of memory then
         self.seconds = 0.0
@@ -78,14 +79,17 @@ class Observers:
         self._process.stdout.close()
         self._process.wait(30)
 
+    def seen(self, address: str, nth: int) -> float | None:
+        """Return when the nth message of a mailbox was told, be it together with later ones."""
+        return next((moment for count, moment in self._told[address] if count >= nth), None)
+
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             kind, first, rest = line.split(maxsplit=2)
             if kind == "exists":
                 count, moment = rest.split()
-                key = self._addresses[int(first)], int(count)
-                self.seen.setdefault(key, float(moment))
+                self._told[self._addresses[int(first)]].append((int(count), float(moment)))
             elif kind == "lost":
                 self.lost.append(rest)
             elif kind == "cpu":

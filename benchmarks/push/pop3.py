@@ -153,9 +153,7 @@ def fetchmail(stage: Stage, work: Work, port: int) -> Run:
     (folder / "mail").mkdir()
     spool = f"/bin/sh -c 'cat > {folder}/mail/$$'"
     options = "fetchall keep"
-    words = peers.fetchmail_command(
-        folder, stage.dovecot.ca_file, port, ADDRESS, "pop3", options, spool
-    )
+    words = peers.fetchmail_command(folder, port, ADDRESS, "pop3", options, spool)
     quiet = [word for word in words if word != "-v"]
     one = _program("fetchmail", work, quiet, folder / "log", peers.fetchmail_home(folder))
     stored = sum(1 for _ in (folder / "mail").iterdir())

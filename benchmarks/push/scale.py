@@ -107,8 +107,8 @@ def push(stage: Stage, size: Size, boxes: Sequence[str], mails: int) -> Latency:
         Observers(
             stage.fresh("observers"),
             boxes[::10],
-            port=stage.dovecot.imaps_port,
-            ca=stage.dovecot.ca_file,
+            port=stage.lookout.imaps_port,
+            ca=stage.lookout.ca_file,
             token=stage.tenant.mint(),
         ) as observers,
     ):

@@ -45,11 +45,16 @@ class StageError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """What every part needs. ``folder`` is on the disk whose durability is paid for."""
+    """What every part needs. ``folder`` is on the disk whose durability is paid for.
+
+    ``lookout`` is a second Dovecot on the same mail, for observers: a process of Dovecot 2.3 tells
+    only one of its sessions that a folder has changed, so observers would deafen the observed.
+    """
 
     folder: Path
     tenant: Tenant
     dovecot: Dovecot
+    lookout: Dovecot
     sink: Sink
 
     def fresh(self, name: str) -> Path:
@@ -67,11 +72,16 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A server with mailboxes of its own for each contestant, and how mail gets there."""
+    """A server with mailboxes of its own for each contestant, and how mail gets there.
+
+    Observers see the same mailboxes by ``observed_port``, with an authority of its own.
+    """
 
     name: str
     port: int
     ca: Path
+    observed_port: int
+    observed_ca: Path
     token: str
     put: Put
     #: changes the configuration for it, and adds to the daemon's environment
@@ -96,8 +106,10 @@ def staged(part: str, *, numbers: int) -> Iterator[Stage]:
         folder.mkdir(parents=True, exist_ok=True)
         tenant = stack.enter_context(Tenant())
         dovecot = stack.enter_context(Dovecot(tenant.rules, password=PASSWORD))
+        same = f"mail_location = maildir:{dovecot.base}/mail/%u/Maildir\n"
+        lookout = stack.enter_context(Dovecot(tenant.rules, password=PASSWORD, extra=same))
         sink = stack.enter_context(running_sink(CACHE, numbers=numbers))
-        yield Stage(folder=folder, tenant=tenant, dovecot=dovecot, sink=sink)
+        yield Stage(folder=folder, tenant=tenant, dovecot=dovecot, lookout=lookout, sink=sink)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import random
 import smtplib
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.measure import Sink
@@ -102,12 +102,12 @@ def wait_until_quiet(sink: Sink, sent: Sequence[Sent], *, patience: float) -> di
 def latency(
     sent: Sequence[Sent],
     came: Mapping[int, float],
-    seen: Mapping[tuple[str, int], float],
+    seen: Callable[[str, int], float | None] | None = None,
 ) -> Latency:
     """Put together what was sent, what the webhook got and what the observers saw."""
     total, over, floor = [], [], []
     for one in sent:
-        noticed = seen.get((one.address, one.nth))
+        noticed = seen(one.address, one.nth) if seen is not None else None
         if noticed is not None:
             floor.append(noticed - one.at)
         if one.number in came:
