@@ -6,6 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from email.parser import BytesHeaderParser
+from email.policy import compat32
 from typing import Final
 
 from mailbridge.model import Checkpoint, Fingerprint, Gap, MessageRef
@@ -21,9 +25,16 @@ SAME_TIME: Final = timedelta(seconds=2)
 FIRST_GAP_WAIT: Final = timedelta(minutes=1)
 LONGEST_GAP_WAIT: Final = timedelta(hours=1)
 
-_STAND_IN = b"retrieval using the imap4 protocol failed for the following message"
-_SENDER = re.compile(rb"^from:[^\r\n]*microsoft exchange", re.IGNORECASE | re.MULTILINE)
+_STAND_IN = re.compile(
+    rb"retrieval using the (?:imap4|pop3) protocol failed for the following message"
+    rb"|the server (?:could not|couldn.{1,9}t) retrieve the following message"
+)
+_SENDER = re.compile(
+    rb"^from:(?:[^\r\n]|\r?\n[ \t])*microsoft exchange", re.IGNORECASE | re.MULTILINE
+)
 _RECEIVED = re.compile(rb"^received:", re.IGNORECASE | re.MULTILINE)
+_NAMED = re.compile(rb"^message-id:", re.IGNORECASE | re.MULTILINE)
+_OF_A_NUMBER = re.compile(r"\b(?:IMAP4|POP3)\b.*\d\s*\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,15 +118,28 @@ def is_stand_in(raw: bytes) -> bool:
     """Whether Exchange sent its notice that it cannot convert the message, instead of it.
 
     A notice is made up on the spot: it comes from "Microsoft Exchange" and, unlike anything
-    that came in by mail and quotes those words, has no Received header.
+    that came in by mail and quotes those words, has no Received header. All that are on record
+    are in English, from German mailboxes, too; one in another language is known by its subject,
+    which names the protocol and the number of the message, and by its lack of a Message-ID.
     """
     if b"microsoft exchange" not in raw[:4096].lower():
         return False  # nearly all mail, at a small part of the price of the whole look
     start = raw[:16384]
-    if _STAND_IN not in b" ".join(start.lower().split()):
-        return False
     header = re.split(rb"\r?\n\r?\n", start, maxsplit=1)[0]
-    return bool(_SENDER.search(header)) and not _RECEIVED.search(header)
+    if not _SENDER.search(header) or _RECEIVED.search(header):
+        return False
+    if _STAND_IN.search(b" ".join(start.lower().split())):
+        return True
+    return not _NAMED.search(header) and bool(_OF_A_NUMBER.search(_subject(header)))
+
+
+def _subject(header: bytes) -> str:
+    """Return the subject with its encoded words (RFC 2047) decoded, as far as they can be."""
+    text = BytesHeaderParser(policy=compat32).parsebytes(header + b"\r\n\r\n").get("Subject", "")
+    try:
+        return str(make_header(decode_header(str(text))))
+    except (HeaderParseError, LookupError, ValueError):
+        return str(text)
 
 
 #: how often a message may be asked for alone, in vain, before it becomes a gap

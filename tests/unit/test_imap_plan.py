@@ -168,10 +168,33 @@ _NOTICE = (
 )
 
 
+def _notice(subject: str, *, more: str = "", text: str = "") -> bytes:
+    header = (
+        f"MIME-Version: 1.0\r\n{more}From: Microsoft Exchange Server 2010\r\nSubject: {subject}"
+    )
+    return f"{header}\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n{text}\r\n".encode()
+
+
+_GERMAN = "=?utf-8?Q?Fehler_beim_Abrufen_=C3=BCber_IMAP4_f=C3=BCr_diese_Nachricht:_12?="
+
+
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
         (_NOTICE, True),
+        (
+            _notice("Retrieval using the IMAP4 protocol failed for the following\r\n message: 7"),
+            True,
+        ),
+        (_notice("Retrieval using the POP3 protocol failed for the following message: 7"), True),
+        (_notice("B3", text="The server couldn=E2=80=99t retrieve the following message:"), True),
+        (_notice("B3", text="The server could not retrieve the following\r\nmessage:"), True),
+        (_notice(_GERMAN), True),
+        (_notice(_GERMAN, more="Message-ID: <a@b>\r\n"), False),
+        (_notice(_GERMAN, more="Received: from mx\r\n"), False),
+        (_notice("Undeliverable: IMAP4 for all"), False),
+        (_notice("=?utf-9?Q?IMAP4?= =?utf-8?B?=ff?="), False),
+        (_notice("Message 12"), False),
         (_NOTICE.replace(b"\r\n", b"\n"), True),
         (_NOTICE.replace(b"failed for the", b"failed\r\n for the"), True),
         (b"Received: from mx\r\n" + _NOTICE, False),
