@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from mailbridge.model import Checkpoint, Fingerprint
@@ -18,8 +18,6 @@ from mailbridge.sources.imap_plan import STRIKES, bare_id, is_stand_in, wanted_a
 LONGEST_UIDL: Final = 500
 #: bytes of a mail that are searched for its topmost Received field
 HEAD: Final = 64 * 1024
-#: how far from UTC a day may have begun already where the operator lives
-EARLIEST_ZONE: Final = timedelta(hours=14)
 #: how far the Received field may be from the INTERNALDATE of the same mail under IMAP
 IMAP_APART: Final = timedelta(minutes=10)
 
@@ -91,7 +89,7 @@ def storable_uidl(token: bytes) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """What the header of a mail tells: when it came, and its Message-ID (may be empty)."""
+    """What the header of a mail tells: when it came (in the server's zone), its Message-ID."""
 
     received_at: datetime | None
     message_id: str
@@ -102,24 +100,24 @@ def read_head(raw: bytes) -> Head:
     found: dict[bytes, bytes] = {}
     for match in _FIELD.finditer(_header(raw)):
         found.setdefault(match[1].lower(), match[2])
-    received = received_at(raw)
-    if received is None and b"date" in found:
-        received = _moment(found[b"date"])
+    arrival = _moment(found.get(b"received", b"").rpartition(b";")[2])
     identity = found.get(b"message-id", b"").decode("utf-8", "replace")
-    return Head(received_at=received, message_id=bare_id(identity))
+    return Head(
+        received_at=arrival or _moment(found.get(b"date", b"")), message_id=bare_id(identity)
+    )
 
 
 def received_at(raw: bytes) -> datetime | None:
     """Return when the mail came to this server: the date of its topmost Received field, in UTC."""
-    start = 0 if raw[:9].lower() == b"received:" else -1
-    head = raw[:HEAD]
-    if start < 0:
+    head, start = raw[:HEAD], 0
+    if head[:9].lower() != b"received:":
         head = _header(raw)
         start = head.lower().find(b"\nreceived:") + 1
         if not start:
             return None
     match = _FIELD.match(head, start)
-    return None if match is None else _moment(match[2].rpartition(b";")[2])
+    arrival = None if match is None else _moment(match[2].rpartition(b";")[2])
+    return None if arrival is None else arrival.astimezone(UTC)
 
 
 def _header(raw: bytes) -> bytes:
@@ -131,15 +129,15 @@ def _header(raw: bytes) -> bytes:
 
 
 def _moment(text: bytes) -> datetime | None:
-    moment = read_date(" ".join(text.decode("latin-1").split()))
-    return None if moment is None else moment.astimezone(UTC)
+    return read_date(" ".join(text.decode("latin-1").split()))
 
 
 def came_since(head: Head, since: date) -> bool:
-    """Whether a mail came on ``since`` or later, in whatever zone; one without a date did."""
-    if head.received_at is None:
-        return True
-    return head.received_at >= datetime.combine(since, time(), UTC) - EARLIEST_ZONE
+    """Whether a mail came on ``since`` or later; one without a date did.
+
+    As IMAP's SINCE, by the date as the server wrote it, whatever its zone.
+    """
+    return head.received_at is None or head.received_at.date() >= since
 
 
 def stands_in(raw: bytes) -> bool:

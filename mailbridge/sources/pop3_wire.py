@@ -23,8 +23,8 @@ from mailbridge.sources.transport import Line, Tls, connect, secure
 LARGEST_ANSWER: Final = 220 * 1024 * 1024
 #: bytes of a status line; RFC 2449 allows 512
 LONGEST_STATUS: Final = 64 * 1024
-#: bytes asked for with one read; a TLS record brings 16 kB at most
-READ: Final = 64 * 1024
+#: bytes asked for with one read: as many as a TLS record brings
+READ: Final = 16 * 1024
 
 _END: Final = b"\r\n.\r\n"
 
