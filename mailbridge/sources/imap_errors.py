@@ -262,15 +262,15 @@ def explained(failure: MailbridgeError, heard: Heard, action: str) -> Mailbridge
         return answer_error(heard.throttle, action)
     if failure.code not in _ENDS:
         return failure
-    for said in reversed(heard.lines):
-        if known := _known(said, action):
-            return known
-        text = words(said.partition(" ")[2])
-        if text not in str(failure):
-            better = Unavailable(f"{failure} (before that: {words(said)})", code=failure.code)
-            better.__cause__ = failure.__cause__
-            return better
-    return failure
+    known = (_known(said, action) for said in reversed(heard.lines))
+    if meant := next((error for error in known if error is not None), None):
+        return meant
+    told = [said for said in heard.lines if words(said.partition(" ")[2]) not in str(failure)]
+    if not told:
+        return failure
+    better = Unavailable(f"{failure} (before that: {words('; '.join(told))})", code=failure.code)
+    better.__cause__ = failure.__cause__
+    return better
 
 
 def sign_in_error(failure: MailbridgeError, challenges: list[bytes]) -> MailbridgeError:
