@@ -121,11 +121,11 @@ def received_at(raw: bytes) -> datetime | None:
 
 
 def _header(raw: bytes) -> bytes:
-    end = min(
-        (at for at in (raw.find(b"\r\n\r\n", 0, HEAD), raw.find(b"\n\n", 0, HEAD)) if at >= 0),
-        default=HEAD,
-    )
-    return raw[:end]
+    """Return what stands before the first empty line, whatever ends its lines; ``HEAD`` at most."""
+    if raw.startswith((b"\r\n", b"\n")):
+        return b""
+    ends = (raw.find(blank, 0, HEAD) for blank in (b"\n\n", b"\n\r\n"))
+    return raw[: min((end for end in ends if end >= 0), default=HEAD)]
 
 
 def _moment(text: bytes) -> datetime | None:

@@ -175,7 +175,7 @@ async def test_the_reason_in_a_challenge_is_told(
 async def test_a_token_that_is_too_long_for_pop3_is_named(
     scripted: Scripted, pool: ThreadPoolExecutor, length: int
 ) -> None:
-    """Exchange hangs up on tokens of more than 4,096 characters: the error names that, and a fix."""
+    """Exchange hangs up on tokens of over 4,096 characters; the error names that and a fix."""
     scripted.accept = Cut(b"-ERR Protocol error. Connection is closed. 10\r\n")
 
     async def token() -> AccessToken:
@@ -552,6 +552,15 @@ async def test_a_lone_line_feed_ends_no_message(
     scripted.mails = [("a", forged), ("b", mail(2))]
     await desk.look(source_for(scripted, pool))
     assert desk.raws == [forged, mail(2)]
+
+
+async def test_a_dot_at_the_very_beginning_stays(
+    scripted: Scripted, pool: ThreadPoolExecutor, desk: Desk
+) -> None:
+    """The first line of a message is stuffed like any other."""
+    scripted.mails = [("a", b".x\r\n"), ("b", b".\r\n"), ("c", b"..\r\n.\r\n")]
+    await desk.look(source_for(scripted, pool))
+    assert desk.raws == [raw for _, raw in scripted.mails]
 
 
 async def test_lone_line_ends_of_a_real_server_come_as_it_sends_them(
