@@ -173,8 +173,9 @@ class Peer:
 
     def reset(self) -> None:
         """End the connection by a RST, as one that broke does."""
-        own = self.writer.get_extra_info("socket")
-        if own.family != socket.AF_UNIX and not self.writer.transport.is_closing():
+        own = self.writer.get_extra_info("socket")  # none any more once it is closed
+        closing = own is None or self.writer.transport.is_closing()
+        if not closing and own.family != socket.AF_UNIX:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
