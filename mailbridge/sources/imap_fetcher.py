@@ -150,8 +150,9 @@ class Fetcher:
         if limits.in_flight <= 1 or self._watch.suspects.wary or portion.size > limits.bytes:
             return ()
         close = takewhile(lambda one: one.size <= limits.bytes, ready)
-        orders = [Order("bodies", one.uids) for one in islice(close, limits.in_flight - 1)]
-        return (*orders, *(Order("sizes", window) for window in islice(rest, 1)))
+        bodies = (Order("bodies", one.uids) for one in islice(close, limits.in_flight - 1))
+        # The sizes first: with them, the next window is planned before this one is through.
+        return (*(Order("sizes", window) for window in islice(rest, 1)), *bodies)
 
     async def sizes(self, window: Sequence[int]) -> dict[int, int]:
         """Ask for the sizes, but not of suspects: theirs may be what costs the connection."""
