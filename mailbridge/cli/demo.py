@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from email import message_from_bytes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: seconds between two alarms while the demo goes on
 PAUSE: Final = 8.0
+#: how often mailboxes are looked at that nothing pushes
+EVERY: Final = "5s"
 #: seconds until an undelivered mail makes ``--once`` fail
 PATIENCE: Final = 60.0
 NAMES: Final = ("alarm", "leitstelle", "technik", "verwaltung")
@@ -79,9 +82,17 @@ class _Stage:
         app = tenant.add_app("demo-app")
         boxes = [tenant.add_mailbox(f"{_name(n)}@feuerwehr.example") for n in range(mailboxes)]
         tenant.grant(app, *boxes)
-        text = config_for(tenant, webhook_url=receiver.url, state_dir=home, signing_secret=secret)
+        text = config_for(
+            tenant,
+            webhook_url=receiver.url,
+            state_dir=home,
+            signing_secret=secret,
+            every=EVERY,
+            pop3=[box.address for box in boxes[1::2]],
+            push=True,
+        )
         (home / "mailbridge.yaml").write_text(text)
-        _introduce(tenant, receiver, home, mailboxes)
+        _introduce(tenant, receiver, home, boxes)
         return cls(tenant, receiver, boxes, home)
 
     async def run_daemon(self, stop: asyncio.Event) -> None:
@@ -125,8 +136,8 @@ class _Stage:
         box = self.boxes[number % len(self.boxes)]
         now = datetime.now(UTC)
         raw = alarm_mail(self.rng, at=now, to=box.address, form=number)
-        uid = box.deliver(raw)
-        self.sent[f"{box.address} {uid}"] = now
+        box.deliver(raw)
+        self.sent[str(message_from_bytes(raw)["Message-ID"])] = now
 
     async def _all_delivered(self, *tasks: asyncio.Task[Any]) -> bool:
         deadline = asyncio.get_running_loop().time() + PATIENCE
@@ -146,9 +157,10 @@ class _Stage:
             say(f"  {request.type or 'a request'}: {problem}")
             return
         data = request.json["data"]
-        key = f"{data['address']} {data['source']['uid']}"
+        key = str(data["message_id"])
         sent = self.sent.get(key)
         seconds = f"{(request.at - sent).total_seconds():.1f} s" if sent else ""
+        way = "POP3" if data["source"]["protocol"] == "pop3" else "IMAP push"
         self.shown.add(key)
         self.news.set()
         typer.secho(f"  {request.at:%H:%M:%S}  ", nl=False, dim=True)
@@ -156,7 +168,7 @@ class _Stage:
         typer.secho(escape(data["subject"])[:88], bold=True)
         attachments = ", ".join(str(part["filename"]) for part in data["attachments"])
         more = f", with {attachments}" if attachments else ""
-        line = f"{data['address']} > POST {request.path}, {len(request.body)} bytes{more}"
+        line = f"{data['address']} by {way} > POST {request.path}, {len(request.body)} bytes{more}"
         typer.secho(f"            {escape(line)}", dim=True)
         note = f"{request.id}, signature good" + (
             f", {seconds} after it arrived" if seconds else ""
@@ -181,12 +193,15 @@ class _Stage:
         say()
 
 
-def _introduce(tenant: Tenant, receiver: Receiver, home: Path, mailboxes: int) -> None:
+def _introduce(tenant: Tenant, receiver: Receiver, home: Path, boxes: list[Mailbox]) -> None:
     typer.secho("mailbridge demo", bold=True, nl=False)
     say(": everything on this machine, nothing is kept.  Ctrl-C ends it.")
     say(f"  sandbox tenant    {tenant.entra.authority}  (Entra)")
-    mail = f"imaps://localhost:{tenant.imap.port}"
-    say(f"                    {mail}  (Exchange), {mailboxes} mailbox(es)")
+    pushed, polled = len(boxes[::2]), len(boxes[1::2])
+    imap, pop3 = f"imaps://localhost:{tenant.imap.port}", f"pop3s://localhost:{tenant.pop3.port}"
+    say(f"                    {imap}  (Exchange), {pushed} mailbox(es), by push")
+    if polled:
+        say(f"                    {pop3}  (Exchange), {polled} mailbox(es), every {EVERY}")
     say(f"  webhook receiver  {receiver.url}  (checks every signature)")
     say(f"  database          {home}/mailbridge.db  (SQLite, every commit flushed)")
     say()
@@ -225,6 +240,7 @@ async def keep_sandbox(config_out: Path | None) -> None:
         )
         say(f"Entra     {tenant.entra.authority}")
         say(f"IMAP      localhost:{tenant.imap.port}, implicit TLS, XOAUTH2")
+        say(f"POP3      localhost:{tenant.pop3.port}, implicit TLS, XOAUTH2")
         say(f"CA        {tenant.ca_file}")
         say(f"webhook   {receiver.url}")
         if config_out is not None:
