@@ -22,6 +22,7 @@ from mailbridge.sources.base import Known, Session, Source
 from mailbridge.sources.pop3 import Pop3Source
 from mailbridge.sources.transport import MailServer, Tls
 from mailbridge.store.store import Store
+from tests.servers.cyrus import Cyrus
 from tests.servers.dovecot import Dovecot
 from tests.servers.tokens import Minter
 
@@ -124,6 +125,28 @@ class DovecotRig:
     async def left(self) -> list[int]:
         """Return what lies in the mailbox."""
         stored = await asyncio.to_thread(self.dovecot.read, self.address)
+        return [int(one.message_id.split("-")[1].split("@")[0]) for one in stored]
+
+
+class CyrusRig:
+    """The distribution's Cyrus."""
+
+    def __init__(self, cyrus: Cyrus, minter: Minter, address: str) -> None:
+        self.cyrus, self.minter, self.address = cyrus, minter, address
+        self.server = MailServer(host="localhost", port=cyrus.pop3s_port, ca=cyrus.ca_file)
+
+    async def token(self) -> AccessToken:
+        """Mint a token that the gate verifies."""
+        value = self.minter.mint_app()
+        return AccessToken(value=value, expires_at=datetime.now(UTC) + timedelta(hours=1))
+
+    async def deliver(self, raw: bytes) -> None:
+        """Append a mail by IMAP."""
+        await asyncio.to_thread(self.cyrus.deliver, self.address, raw)
+
+    async def left(self) -> list[int]:
+        """Return what lies in the mailbox."""
+        stored = await asyncio.to_thread(self.cyrus.read, self.address)
         return [int(one.message_id.split("-")[1].split("@")[0]) for one in stored]
 
 

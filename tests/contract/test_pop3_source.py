@@ -1,4 +1,4 @@
-"""What POP3 as a source promises, held against Dovecot and the sandbox's Exchange."""
+"""What POP3 as a source promises, held against Dovecot, Cyrus and the sandbox's Exchange."""
 
 from __future__ import annotations
 
@@ -18,10 +18,19 @@ from mailbridge.sandbox.tenant import Tenant
 from mailbridge.sandbox.tokens import SigningKey
 from mailbridge.sources.pop3 import FetchLimits
 from mailbridge.store.store import Store
-from tests.contract.pop3_rigs import NOON, Desk, DovecotRig, Rig, SandboxRig, mail, source_for
+from tests.contract.pop3_rigs import (
+    NOON,
+    CyrusRig,
+    Desk,
+    DovecotRig,
+    Rig,
+    SandboxRig,
+    mail,
+    source_for,
+)
 
 
-@pytest.fixture(params=["exchange", "exchange-stls", "dovecot", "dovecot-stls"])
+@pytest.fixture(params=["exchange", "exchange-stls", "dovecot", "dovecot-stls", "cyrus"])
 async def rig(request: pytest.FixtureRequest, key: SigningKey) -> AsyncIterator[Rig]:
     """Give a mailbox of its own on each server, reached in both ways."""
     kind, _, stls = request.param.partition("-")
@@ -30,7 +39,10 @@ async def rig(request: pytest.FixtureRequest, key: SigningKey) -> AsyncIterator[
             yield SandboxRig(tenant, tenant.add_app(), tls="starttls" if stls else "implicit")
         return
     address = f"{uuid.uuid4().hex[:12]}@feuerwehr.example"
-    server, minter = request.getfixturevalue("dovecot"), request.getfixturevalue("minter")
+    server, minter = request.getfixturevalue(kind), request.getfixturevalue("minter")
+    if kind == "cyrus":
+        yield CyrusRig(server, minter, address)
+        return
     yield DovecotRig(server, minter, address, tls="starttls" if stls else "implicit")
 
 
