@@ -103,21 +103,17 @@ class Cyrus:
 
     def stop(self) -> None:
         """Stop the server and remove everything that it wrote."""
-        self.pause()
-        shutil.rmtree(self.base, ignore_errors=True)
+        try:
+            self.pause()
+        finally:
+            shutil.rmtree(self.base, ignore_errors=True)
 
     def pause(self) -> None:
         """Stop the server and keep its mail; ``resume`` starts it again on the same ports."""
-        self._gate.stop()
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
         try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            self._gate.stop()
+        finally:
+            self._end_process()
 
     def resume(self) -> None:
         """Start again what was paused."""
@@ -290,6 +286,17 @@ class Cyrus:
             )
         if not self._ready():
             raise RuntimeError(f"Cyrus did not get ready; it says:\n{self.log[-4000:]}")
+
+    def _end_process(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
     def _ready(self) -> bool:
         deadline = time.monotonic() + 20
