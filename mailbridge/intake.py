@@ -152,6 +152,7 @@ class Intake:
             self.health.next_try = self._now() + timedelta(seconds=seconds)
             await asyncio.sleep(seconds)
             self.health.next_try = None
+            self._slots.check()
 
     # --- one session
 

@@ -101,19 +101,21 @@ class MailboxSlots:
         return nullcontext() if own else self._shared
 
     def book(self) -> float:
-        """Book the next sign-in; returns the seconds until then.
+        """Book the next sign-in; returns the seconds until then, ``check`` follows upon them.
 
-        Raises ``Throttled`` while the server has asked this mailbox to wait.
+        Raises what ``check`` does.
         """
+        self.check()
         now = self._clock()
-        if now < self._held_until:
-            raise Throttled(
-                "the server throttles another folder of this mailbox",
-                retry_after=self._held_until - now,
-            )
         at = max(now, self._free_at)
         self._free_at = at + self._jittered(LOGIN_GAP)
         return at - now
+
+    def check(self) -> None:
+        """Raise ``Throttled`` while the server has asked this mailbox to wait."""
+        left = self._held_until - self._clock()
+        if left > 0:
+            raise Throttled("the server throttles a folder of this mailbox", retry_after=left)
 
     def hold(self, seconds: float) -> None:
         """Let no folder of the mailbox sign in for so long: the server asked for it."""
