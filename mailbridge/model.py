@@ -79,6 +79,31 @@ TokenSource = Callable[[], Awaitable[AccessToken]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What a person has consented to: kept encrypted, and never in a repr.
+
+    ``app`` is the app registration's name, ``account`` the address that signs in. Entra may
+    give another refresh token with every access token; ``former`` is the one before, tried
+    when a crash came between Entra's answer and our commit. ``cache`` is msal's token cache,
+    serialised. ``granted_at`` is when the person consented, ``refreshed_at`` when the refresh
+    token was last replaced: it dies after 90 days without use.
+    """
+
+    app: str
+    account: str
+    refresh_token: str = field(repr=False)
+    former: str | None = field(default=None, repr=False)
+    cache: str = field(default="", repr=False)
+    #: as Entra granted them, full scope strings
+    scopes: tuple[str, ...] = ()
+    #: of the account: object id and tenant id, from the id token
+    object_id: str = ""
+    tenant_id: str = ""
+    granted_at: datetime
+    refreshed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RawMessage:
     """The bytes of a message as they came, with their place and the server's INTERNALDATE."""
 

@@ -13,6 +13,7 @@ from mailbridge.model import (
     Delivery,
     Fingerprint,
     Gap,
+    Grant,
     MessageRef,
     Notice,
     Resolution,
@@ -100,3 +101,16 @@ class DispatchStore(Protocol):
 
     async def notify(self, notices: Sequence[Notice], sinks: Sequence[str]) -> None:
         """Queue events that are not mails for these sinks; a known ``Notice.id`` is ignored."""
+
+
+class GrantStore(Protocol):
+    """A ``Protocol``: where what people consented to is kept, encrypted at rest."""
+
+    async def grant(self, app: str, account: str) -> Grant | None:
+        """Return the grant of an account, ``None`` when there is none."""
+
+    async def save_grant(self, grant: Grant) -> None:
+        """Keep a grant in place of the former one; when this returns, a crash loses nothing."""
+
+    async def forget_grant(self, app: str, account: str) -> bool:
+        """Remove a grant; tells whether there was one."""
