@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from mailbridge.errors import Unavailable
 from mailbridge.model import Batch, Checkpoint, Gap, MessageRef, RawMessage
-from mailbridge.sources.imap_plan import FetchLimits, batches, next_gap
+from mailbridge.sources.imap_plan import FetchLimits, batches, is_stand_in, next_gap
 from mailbridge.sources.pop3_connection import Order
 from mailbridge.sources.pop3_driver import Driver
 from mailbridge.sources.pop3_errors import Refused
@@ -25,7 +25,6 @@ from mailbridge.sources.pop3_plan import (
     Suspects,
     read_head,
     received_at,
-    stands_in,
 )
 
 Start = Literal["new", "all"] | date
@@ -191,6 +190,6 @@ def _judged(answer: bytes | Refused, size: int | None) -> bytes | str:
         return str(answer)
     if not answer and size != 0:
         return "the server gives no bytes of the message"
-    if stands_in(answer):
+    if is_stand_in(answer):
         return "the server cannot convert the message and sent a notice instead"
     return answer

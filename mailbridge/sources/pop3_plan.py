@@ -12,7 +12,7 @@ from typing import Final
 from mailbridge.model import Checkpoint, Fingerprint
 from mailbridge.parse.headers import date as read_date
 from mailbridge.sources import imap_plan
-from mailbridge.sources.imap_plan import STRIKES, bare_id, is_stand_in, wanted_again
+from mailbridge.sources.imap_plan import STRIKES, bare_id, wanted_again
 
 #: characters of a UIDL that are kept; RFC 1939 allows 70. A longer one is known by its digest
 LONGEST_UIDL: Final = 500
@@ -24,10 +24,6 @@ IMAP_APART: Final = timedelta(minutes=10)
 _FIELD: Final = re.compile(
     rb"^(received|date|message-id)[ \t]*:([^\r\n]*(?:\r?\n[ \t][^\r\n]*){0,63})",
     re.IGNORECASE | re.MULTILINE,
-)
-_POP3_STAND_IN: Final = re.compile(
-    rb"(retrieval\s+using\s+the\s+)(?:pop3(?:\s*/\s*imap4?)?|imap4?\s*/\s*pop3)(\s+protocol)",
-    re.IGNORECASE,
 )
 
 
@@ -138,13 +134,6 @@ def came_since(head: Head, since: date) -> bool:
     As IMAP's SINCE, by the date as the server wrote it, whatever its zone.
     """
     return head.received_at is None or head.received_at.date() >= since
-
-
-def stands_in(raw: bytes) -> bool:
-    """Whether Exchange sent its notice that it cannot convert the message, instead of it."""
-    if b"microsoft exchange" not in raw[:4096].lower():
-        return False
-    return is_stand_in(raw) or is_stand_in(_POP3_STAND_IN.sub(rb"\1IMAP4\2", raw[:16384]))
 
 
 @dataclass(slots=True)

@@ -323,7 +323,8 @@ async def test_a_cancelled_fetch_gives_its_thread_back(
         task.cancel()
         await asyncio.wait([task])
     await desk.look(source_for(rig, pool))
-    assert sorted(set(desk.numbers)) == list(range(1, 30))
+    # Not by what the desk saw: it may have been stopped behind a commit.
+    assert len(await desk.store.messages(limit=100)) == 29
 
 
 async def test_an_unreachable_server_is_temporary(rig: Rig, pool: ThreadPoolExecutor) -> None:

@@ -17,7 +17,6 @@ from mailbridge.sources.pop3_plan import (
     read_head,
     read_listing,
     received_at,
-    stands_in,
     storable_uidl,
 )
 from mailbridge.store.scan import storable
@@ -77,7 +76,6 @@ def test_nothing_in_a_header_breaks_the_reading(rng: random.Random) -> None:
         raw = b"".join(rng.choices(pieces, k=rng.randrange(12)))
         received_at(raw)
         read_head(raw)
-        stands_in(raw)
 
 
 def test_a_day_begins_where_the_server_is() -> None:
