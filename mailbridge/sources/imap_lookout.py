@@ -21,7 +21,7 @@ IDLE_FOR: Final = 540.0
 #: seconds by which a wait may outlast its session
 SLACK: Final = 1.0
 #: seconds by which a loop's timer may be early
-TICK: Final = 0.05
+TICK: Final = 0.005
 #: searches in one question, while the server keeps saying that something changed
 ROUNDS: Final = 3
 
