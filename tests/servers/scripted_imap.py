@@ -124,10 +124,8 @@ class ScriptedImap:
                 self.commands.append(line)
                 tag = line.split(" ", 1)[0]
                 name = _name(line)
-                script = self.scripts.get(name) or getattr(
-                    self, "_" + name.lower().replace(" ", "_"), _unknown
-                )
-                await script(talk, tag)
+                own: Script = getattr(self, "_" + name.lower().replace(" ", "_"), _unknown)
+                await self.scripts.get(name, own)(talk, tag)
         except (ConnectionError, ssl.SSLError):
             pass
         finally:
