@@ -71,6 +71,14 @@ _FIXES: Final[dict[str, tuple[str, str]]] = {
             "IMAP.AccessAsApp, then Grant admin consent"
         ),
     ),
+    "claims.role.pop3": (
+        "the token has no role POP.AccessAsApp: the permission or its admin consent is missing",
+        (
+            "Entra admin center, App registrations, $client_id, API permissions: add Office 365 "
+            "Exchange Online (under APIs my organization uses), Application permissions, "
+            "POP.AccessAsApp, then Grant admin consent"
+        ),
+    ),
     "claims.audience": (
         "the token is for another service than Exchange Online",
         "check apps.$app.cloud: the scope is derived from it",
@@ -81,6 +89,14 @@ _FIXES: Final[dict[str, tuple[str, str]]] = {
             "Exchange, or under a wrong object id"
         ),
         _GRANT,
+    ),
+    "pop3.authenticate_failed": (
+        (
+            "Exchange refuses the sign-in, and POP3 does not tell why: POP switched off, no "
+            "FullAccess permission, or a service principal that is not registered in Exchange, or "
+            "under a wrong object id"
+        ),
+        "Set-CASMailbox -Identity $address -PopEnabled $$true; " + _GRANT,
     ),
     "imap.not_connected": (
         (

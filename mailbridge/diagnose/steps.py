@@ -1,6 +1,6 @@
 """The steps of ``mailbridge test-mailbox``: each isolated, timed and explained.
 
-``config, dns, tcp, tls, tenant, token, claims, sign_in, folder, header``. A step that needs a
+``config, dns, tcp, tls, tenant, token, claims, sign_in, folder, header, push``. A step that needs a
 failed one is skipped. It asks for no right that the daemon's job does not need: folders are
 opened read-only and one header is read. Nothing that it returns contains a token or a secret.
 """
@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from mailbridge.config import Config
+from mailbridge.diagnose.finding import Fault
 from mailbridge.diagnose.fixes import Ids, explain
+from mailbridge.diagnose.mail import ROLES, Probe, probe
 from mailbridge.errors import MailbridgeError
 from mailbridge.model import AccessToken
 from mailbridge.proxy.environment import goes_around
@@ -28,14 +30,12 @@ from mailbridge.sign_in.application import ApplicationSignIn
 from mailbridge.sign_in.claims import claims
 from mailbridge.sign_in.entra_errors import refusal
 from mailbridge.sign_in.token_http import TokenHttp
-from mailbridge.sources.imap_connection import Connection
 from mailbridge.sources.transport import Line, MailServer, connect, secure, tls_context
 
 #: seconds for each of DNS, TCP and TLS
 PHASE: Final = 10.0
 #: what a token for Exchange Online is issued for
 AUDIENCES: Final = ("https://outlook.office365.com", "https://outlook.office.com")
-ROLE: Final = "IMAP.AccessAsApp"
 
 Status = Literal["ok", "failed", "warning", "skipped"]
 
@@ -53,16 +53,6 @@ class Step:
     code: str = ""
 
 
-class Fault(Exception):  # noqa: N818 - a finding, not an error of the program
-    """A step's finding that something is wrong; ``warning`` lets the later steps go on."""
-
-    def __init__(self, said: str, *, code: str, fix: str = "", warning: bool = False) -> None:
-        super().__init__(said)
-        self.code = code
-        self.fix = fix
-        self.warning = warning
-
-
 @dataclass(slots=True, kw_only=True)
 class Diagnosis:
     """One mailbox under diagnosis. ``steps`` yields each step as it ends."""
@@ -73,7 +63,11 @@ class Diagnosis:
     run: Callable[..., Awaitable[Any]]
     _token: AccessToken | None = field(default=None, repr=False)
     _object_id: str = ""
-    _connection: Connection | None = None
+    _probe: Probe = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Choose the steps of the mailbox's protocol."""
+        self._probe = probe(self.config.mailboxes[self.name], self._server, self.run)
 
     async def steps(self) -> AsyncIterator[Step]:
         """Run the steps in order; after a failure those that build on it are skipped."""
@@ -87,8 +81,9 @@ class Diagnosis:
             "token": (self._get_token, ("tenant",)),
             "claims": (self._claims, ("token",)),
             "sign_in": (self._sign_in, ("tls", "token")),
-            "folder": (self._folder, ("sign_in",)),
-            "header": (self._header, ("folder",)),
+            "folder": (self._probe.folder, ("sign_in",)),
+            "header": (self._probe.header, ("folder",)),
+            "push": (self._probe.push, ("folder",)),
         }
         failed: set[str] = set()
         try:
@@ -104,8 +99,7 @@ class Diagnosis:
                     failed.add(name)
                 yield step
         finally:
-            if self._connection is not None:
-                await self.run(self._connection.close, politely=True)
+            await self._probe.close()
 
     async def _one(self, name: str, work: Callable[[], Awaitable[str]]) -> Step:
         clock = time.monotonic()
@@ -155,7 +149,7 @@ class Diagnosis:
             raise Fault(
                 "this mailbox is not fetched (fetch.protocol: none)",
                 code="config.not_fetched",
-                fix=f"set mailboxes.{self.name}.fetch.protocol to imap",
+                fix=f"set mailboxes.{self.name}.fetch.protocol to imap or pop3",
             )
         ways = {"mail": self._server.proxy, "tokens": self.config.apps[mailbox.app].proxy}
         through = "".join(f", {what} {_through(proxy)}" for what, proxy in ways.items() if proxy)
@@ -182,10 +176,7 @@ class Diagnosis:
 
     async def _tls(self) -> str:
         if self._server.tls == "starttls":
-            connection = Connection(self._server)
-            await self.run(connection.open)
-            await self.run(connection.close, politely=True)
-            return "STARTTLS, certificate trusted"
+            return await self._probe.starttls()
         return await self.run(_handshake, self._server)  # type: ignore[no-any-return]
 
     async def _tenant(self) -> str:
@@ -211,9 +202,14 @@ class Diagnosis:
         allowed = {*AUDIENCES, app.scope.removesuffix("/.default")}
         if audience.rstrip("/") not in allowed:
             raise Fault(f"audience {audience or 'missing'}", code="claims.audience")
-        if ROLE not in roles:
+        protocol = self.config.mailboxes[self.name].fetch.protocol
+        role = ROLES.get(protocol, "")
+        if role not in roles:
             listed = ", ".join(map(str, roles)) or "none"
-            raise Fault(f"roles: {listed}", code="claims.role")
+            raise Fault(
+                f"roles: {listed}",
+                code="claims.role" if protocol == "imap" else f"claims.role.{protocol}",
+            )
         return (
             f"audience {audience}, roles {', '.join(roles)}, tenant {seen.get('tid', '?')}, "
             f"app {seen.get('appid', '?')}, object id {self._object_id or '?'}, "
@@ -222,37 +218,7 @@ class Diagnosis:
 
     async def _sign_in(self) -> str:
         assert self._token is not None  # noqa: S101 - the token step has succeeded
-        self._connection = Connection(self._server)
-        await self.run(self._connection.open)
-        address = self.config.mailboxes[self.name].address
-        await self.run(self._connection.sign_in, address, self._token.value)
-        return f"signed in to {address} by XOAUTH2"
-
-    async def _folder(self) -> str:
-        assert self._connection is not None  # noqa: S101 - the sign-in step has succeeded
-        opened = []
-        for folder in self.config.mailboxes[self.name].fetch.folders:
-            await self.run(self._connection.select, folder, readonly=True)
-            connection = self._connection
-            opened.append(
-                f"{folder}: {connection.exists} messages, UIDVALIDITY {connection.uidvalidity}, "
-                f"UIDNEXT {connection.uidnext}"
-            )
-        return "; ".join(opened)
-
-    async def _header(self) -> str:
-        assert self._connection is not None  # noqa: S101 - the sign-in step has succeeded
-        last = await self.run(self._connection.last_uid)
-        if not last:
-            return "the folder is empty, so there is nothing to read"
-        heads = await self.run(self._connection.heads, [last])
-        if last not in heads:
-            raise Fault(
-                f"the server gives nothing for UID {last}", code="imap.no_data", warning=True
-            )
-        when = heads[last].received_at
-        text = f"{when:%Y-%m-%d %H:%M:%S} UTC" if when else "an unknown time"
-        return f"UID {last}, received {text}, {heads[last].size} bytes"
+        return await self._probe.sign_in(self._token)
 
 
 def _through(proxy: Proxy) -> str:

@@ -75,8 +75,16 @@ class Connection:
 
     def start(self, address: str, token: str, worked_before: bool) -> None:  # noqa: FBT001 - passed on by position
         """Connect and sign in; ``worked_before`` helps to tell a throttle from a refusal."""
+        self.open()
+        self.sign_in(address, token, worked_before=worked_before)
+
+    def open(self) -> None:
+        """Connect, under TLS in any case."""
         self._wire = guarded(f"connect to {self._server.host}", self._connect)
-        self._sign_in(address, token, worked_before=worked_before)
+
+    def sign_in(self, address: str, token: str, *, worked_before: bool) -> None:
+        """Authenticate by XOAUTH2 in Exchange's two lines, and ask what the server can do."""
+        self._authenticate(address, token, worked_before=worked_before)
         # Asked for only now: before TLS anybody could have answered, and after the sign-in
         # another set may hold (RFC 2449, 3).
         with contextlib.suppress(Refused):
@@ -97,7 +105,7 @@ class Connection:
         wire.patience(READ_TIMEOUT)
         return wire
 
-    def _sign_in(self, address: str, token: str, *, worked_before: bool) -> None:
+    def _authenticate(self, address: str, token: str, *, worked_before: bool) -> None:
         wire, challenge = self._pop, b""
         failure: MailbridgeError
         try:

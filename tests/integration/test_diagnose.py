@@ -18,7 +18,10 @@ from mailbridge.sandbox.config_text import config_for
 from mailbridge.sandbox.directory import App
 from mailbridge.sandbox.tenant import Tenant
 
-ORDER = ["config", "dns", "tcp", "tls", "tenant", "token", "claims", "sign_in", "folder", "header"]
+ORDER = [
+    *("config", "dns", "tcp", "tls", "tenant", "token", "claims", "sign_in", "folder", "header"),
+    "push",
+]
 
 
 class Bench:
@@ -28,9 +31,16 @@ class Bench:
         self.tenant, self.app, self.home = tenant, app, home
         self.box = tenant.mailbox("alarm@feuerwehr.example")
 
-    async def steps(self, change: Callable[[str], str] = lambda text: text) -> dict[str, Step]:
+    async def steps(
+        self, change: Callable[[str], str] = lambda text: text, *, pop3: bool = False
+    ) -> dict[str, Step]:
         """Diagnose with the configuration after ``change``."""
-        text = config_for(self.tenant, webhook_url="http://127.0.0.1:1/", state_dir=self.home)
+        text = config_for(
+            self.tenant,
+            webhook_url="http://127.0.0.1:1/",
+            state_dir=self.home,
+            pop3=[self.box.address] if pop3 else (),
+        )
         file = self.home / "mailbridge.yaml"
         file.write_text(change(text))
         config = load(file)
@@ -174,3 +184,61 @@ async def test_nobody_listens(bench: Bench) -> None:
     assert failed(steps) == ["tcp"]
     assert steps["tls"].status == "skipped"
     assert steps["claims"].status == "ok"
+
+
+async def test_no_idle_is_a_warning(bench: Bench) -> None:
+    """A server without IDLE is told of with how often the mailbox is looked at instead."""
+    bench.tenant.faults.add("imap.no_capability", capability="IDLE")
+    steps = await bench.steps()
+
+    assert failed(steps) == []
+    assert steps["push"].status == "warning"
+    assert "every 5 s" in steps["push"].detail
+
+
+async def test_all_is_well_over_pop3(bench: Bench) -> None:
+    """A mailbox that is fetched by POP3 is tried by POP3; nothing is deleted from it."""
+    bench.box.deliver(b"Received: by x; Sat, 21 Nov 2026 10:04:00 +0000\r\n\r\nhello\r\n")
+    steps = await bench.steps(pop3=True)
+
+    assert {step.status for step in steps.values()} == {"ok"}
+    assert "UIDL" in steps["folder"].detail
+    assert "2026-11-21 10:04:00" in steps["header"].detail
+    assert "has none" in steps["push"].detail
+    assert bench.tenant.pop3.deleted == 0
+    assert len(bench.box.folder("INBOX").messages) == 1
+
+
+async def test_the_role_of_pop3_is_missing(bench: Bench) -> None:
+    """An app that may read by IMAP only is told which permission POP3 needs."""
+    bench.app.roles = ("IMAP.AccessAsApp",)
+    steps = await bench.steps(pop3=True)
+
+    assert steps["claims"].code == "claims.role.pop3"
+    assert "POP.AccessAsApp" in steps["claims"].fix
+    assert steps["sign_in"].code == "pop3.authenticate_failed"
+
+
+async def test_pop_is_switched_off(bench: Bench) -> None:
+    """POP3 refuses without a reason: the fix names the switch, and the permission."""
+    bench.box.pop_enabled = False
+    steps = await bench.steps(pop3=True)
+
+    assert failed(steps) == ["sign_in"]
+    assert "Set-CASMailbox -Identity alarm@feuerwehr.example -PopEnabled $true" in (
+        steps["sign_in"].fix
+    )
+    assert "Add-MailboxPermission" in steps["sign_in"].fix
+
+
+async def test_a_token_too_long_for_pop3(bench: Bench) -> None:
+    """The trap of 4,096 characters is named where it springs, and where it may."""
+    bench.app.padding = 4000
+    warned = await bench.steps(pop3=True)
+    bench.tenant.faults.add("pop3.new_front_end")
+    refused = await bench.steps(pop3=True)
+
+    assert (warned["sign_in"].status, warned["sign_in"].code) == ("warning", "pop3.token_long")
+    assert refused["sign_in"].code == "pop3.token_too_long"
+    assert "4,096" in warned["sign_in"].fix
+    assert "4,096" in refused["sign_in"].detail
