@@ -127,6 +127,41 @@ async def test_a_throttled_look_on_an_open_session_is_no_look(
     assert ledger.numbers == [1]
 
 
+async def test_a_look_that_the_backend_refuses_is_no_look(
+    rig: SandboxRig, pool: ThreadPoolExecutor
+) -> None:
+    """`NO Server Unavailable. 15` to NOOP: an error, not "nothing new"."""
+    ledger = Ledger()
+    async with source_for(rig, pool).session() as session:
+        await ledger.fetch(session)
+        rig.tenant.faults.add(
+            "imap.server_unavailable", times=1, command="NOOP", form="NO", hang_up=False
+        )
+        with pytest.raises(Unavailable, match="Server Unavailable"):
+            await ledger.fetch(session)
+
+
+@pytest.mark.parametrize("form", ["NO", "BAD", "BYE", "OK"])
+@pytest.mark.parametrize("command", ["NOOP", "SEARCH"])
+async def test_a_throttled_question_in_passing_is_no_answer(
+    rig: SandboxRig, pool: ThreadPoolExecutor, command: str, form: str
+) -> None:
+    """What is asked without a thread is held to the same: nothing is proven by it."""
+    await filled(rig, 1)
+    source = source_for(rig, pool)
+    ledger = Ledger()
+    async with source.session() as session:
+        await ledger.fetch(session)
+        assert ledger.checkpoint is not None
+        assert await session.unchanged(ledger.checkpoint)
+        rig.tenant.faults.add("imap.throttled", times=1, command=command, form=form)
+
+        with pytest.raises(Throttled) as caught:
+            await session.unchanged(ledger.checkpoint)
+
+    assert caught.value.retry_after == 89.117
+
+
 @pytest.mark.parametrize("command", ["STORE", "MOVE"])
 @pytest.mark.parametrize("form", ["NO", "BAD", "BYE", "OK"])
 async def test_a_throttled_settle_is_not_taken_for_done(
@@ -481,6 +516,7 @@ async def test_a_missing_folder_names_those_that_are_there(
     assert repr(written) in str(caught.value)
     assert "INBOX" in caught.value.fix
     assert "Sent Items" in caught.value.fix
+    assert len(rig.commands("LIST")) == 1
 
 
 @pytest.mark.parametrize(
