@@ -5,7 +5,7 @@ The only writer of its folder. Everything is counted in the folder's health and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -61,7 +61,7 @@ class Acceptance:
         """See ``Memory``."""
         return await self._store.unknown(self.mailbox, self.folder, uidvalidity, uids)
 
-    async def uidls(self) -> Collection[str]:
+    async def uidls(self) -> Mapping[str, bool]:
         """See ``Memory``."""
         return await self._store.uidls(self.mailbox, self.folder)
 

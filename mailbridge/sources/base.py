@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,10 +35,10 @@ class Memory(Protocol):
     async def unknown(self, uidvalidity: int, uids: Sequence[int]) -> Sequence[int]:
         """Return those UIDs that are neither stored, nor remembered, nor in the gap list."""
 
-    async def uidls(self) -> Collection[str]:
+    async def uidls(self) -> Mapping[str, bool]:
         """Return every UIDL that was dealt with: stored, in the gap list, or there before.
 
-        Given as a mapping, its values say which were gone when a batch last told.
+        The value says whether it was gone when a batch last told.
         """
 
 

@@ -92,7 +92,7 @@ class Pop3Source:
             reopen=reopen,
             expires_at=session_end(token.expires_at, self._now()),
         )
-        log.info("session.opened", mailbox=self.mailbox, folder=FOLDER)
+        log.debug("session.opened", mailbox=self.mailbox, folder=FOLDER)
         politely = False
         try:
             yield session

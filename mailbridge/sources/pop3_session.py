@@ -204,11 +204,11 @@ class Pop3Session:
         await self._driver.close(politely=politely)
 
 
-def _told(uidls: Mapping[str, bool] | Any, listing: Listing, first: Batch) -> dict[str, Any]:
+def _told(uidls: Mapping[str, bool], listing: Listing, first: Batch) -> dict[str, Any]:
     """Return what the store has to learn: UIDLs that are gone now, or are there again."""
     if not listing.complete:
         return {}
-    missing = {uidl for uidl in uidls if uidls[uidl]} if isinstance(uidls, Mapping) else set()
+    missing = {uidl for uidl in uidls if uidls[uidl]}
     gone = tuple(uidl for uidl in uidls if uidl not in listing.numbers and uidl not in missing)
     back = tuple(uidl for uidl in missing if uidl in listing.numbers)
     return {"gone": gone, "before": first.before + back}

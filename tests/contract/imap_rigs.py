@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import imaplib
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -369,10 +369,10 @@ class Ledger:
         there = {ref.uid for ref in places if ref.uidvalidity == uidvalidity}
         return [uid for uid in uids if uid not in there]
 
-    async def uidls(self) -> Collection[str]:
+    async def uidls(self) -> Mapping[str, bool]:
         """Return the UIDLs that were dealt with."""
         listed = {ref.uidl for ref in [*self.accepted, *self.gaps] if ref.uidl}
-        return (listed | self.before) - self.gone
+        return {uidl: uidl in self.gone for uidl in listed | self.before}
 
     async def fetch(self, session: Session, *, stop_after: int | None = None) -> None:
         """Look once and take in all that comes, or the first few batches only."""
