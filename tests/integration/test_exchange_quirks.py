@@ -730,6 +730,35 @@ async def test_one_token_opens_each_mailbox_that_it_is_granted(
     assert caught.value.code == "imap.not_connected"
 
 
+@pytest.mark.parametrize("who", ["own", "shared", "not granted"])
+async def test_a_person_opens_the_mailbox_of_the_configuration_not_their_own(
+    rig: SandboxRig, pool: ThreadPoolExecutor, who: str
+) -> None:
+    """Delegated: `user=` is the configured address, whoever signed in; never their own instead."""
+    anna = rig.tenant.add_user("anna@feuerwehr.example")
+    own = rig.tenant.add_mailbox(anna.upn)
+    own.deliver(mail(1))
+    rig.box.deliver(mail(2))
+    if who == "shared":
+        rig.tenant.grant(anna, rig.box)
+
+    async def token() -> AccessToken:
+        value = rig.tenant.tokens.user_token(rig.app, anna)
+        return AccessToken(value=value, expires_at=now() + timedelta(hours=1))
+
+    address = anna.upn if who == "own" else rig.address
+    source = source_for(rig, pool, token=token, refresh=never, address=address)
+    ledger = Ledger()
+    if who == "not granted":
+        with pytest.raises(Unavailable) as caught:
+            await ledger.look(source)
+        assert caught.value.code == "imap.not_connected"
+    else:
+        await ledger.look(source)
+
+    assert ledger.numbers == {"own": [1], "shared": [2], "not granted": []}[who]
+
+
 # -- what is sent -----------------------------------------------------------------------------
 
 SENT = {
