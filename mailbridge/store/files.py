@@ -56,6 +56,11 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def this_process() -> str:
+    """Return what names this process among those of all hosts."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
 class Lock:
     """An exclusive lock on ``<database>.lock``, held until ``release`` or the death of the process.
 

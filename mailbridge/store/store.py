@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,23 +39,18 @@ from mailbridge.store import (
 )
 from mailbridge.store.access import Access
 from mailbridge.store.engine import Mode
-from mailbridge.store.tables import micros, moment_or_none
+from mailbridge.store.files import this_process
+from mailbridge.store.grants import Grants
+from mailbridge.store.sealing import Key
+from mailbridge.store.tables import micros, moment_or_none, utc_now
 
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _this_process() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
 class Store:
-    """Implements ``IntakeStore`` and ``DispatchStore``; made by ``Store.open``.
+    """Implements ``IntakeStore`` and ``DispatchStore``, ``grants`` is the ``GrantStore``.
 
     A method that returned is durable: no crash and no power cut undoes it. A method that raised
     has changed nothing, except that a connection to PostgreSQL lost during the commit leaves
@@ -67,8 +60,11 @@ class Store:
     later), ``StoreRefused`` (do not go on; with ``code`` ``store.io`` end the process).
     """
 
-    def __init__(self, access: Access, *, now: Callable[[], datetime], owner: str) -> None:
+    def __init__(
+        self, access: Access, *, now: Callable[[], datetime], owner: str, grants: Grants
+    ) -> None:
         self._access = access
+        self.grants = grants
         self._now = now
         self._owner = owner
         self._walk = retention.Walk()
@@ -79,23 +75,28 @@ class Store:
         cls,
         url: str,
         *,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = utc_now,
         owner: str = "",
         mode: Mode = "write",
+        keys: Sequence[Key] | None = None,
         upgrade: bool = True,
         synchronous: str = "FULL",
     ) -> Store:
         """Open the database at ``url``, created and upgraded if need be, and recover.
 
         ``mode="read"`` opens it beside a running daemon: nothing can be written. ``owner``
-        names this process in claims. ``synchronous`` is for tests that prove what it is worth.
-        Raises ``StoreRefused`` for a database that is held by another process, damaged,
-        missing (to read), of a newer or, without ``upgrade``, of an older schema.
+        names this process in claims. ``keys`` (``sealing.ring``) are those of ``state.key``, grants
+        are brought under the first; ``None`` is for whoever leaves grants alone. ``synchronous``
+        is for tests that prove what it is worth. Raises ``StoreRefused`` for a database that is
+        held by another process, damaged, missing (to read), of a newer or, without ``upgrade``,
+        of an older schema, or whose grants are under another key.
         """
         access = await Access.open(url, now=now, mode=mode, synchronous=synchronous)
-        store = cls(access, now=now, owner=owner or _this_process())
+        grants = Grants(access, keys)
+        store = cls(access, now=now, owner=owner or this_process(), grants=grants)
         try:
             await access.prepare_schema(upgrade=upgrade and mode == "write")
+            await grants.prepare(mode)
             if access.alone:
                 # The lock is ours, so whoever claimed these is dead: no need to wait for a lease.
                 rescued = await store._run(

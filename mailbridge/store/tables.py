@@ -14,7 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 #: the revision of ``migrations`` that this code reads and writes
-SCHEMA: Final = "0002"
+SCHEMA: Final = "0003"
 
 #: a delivery rescued this often in a row is a suspect, claimed apart from the others: first
 #: with so many other suspects, since most are innocent, and later by itself
@@ -26,6 +26,11 @@ POISON_AFTER: Final = 10
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK: Final = timedelta(microseconds=1)
+
+
+def utc_now() -> datetime:
+    """Return the present moment, aware."""
+    return datetime.now(UTC)
 
 
 def micros(moment: datetime) -> int:
@@ -306,6 +311,16 @@ sequences: Final = sa.Table(
     sa.Column("mailbox", sa.Text, primary_key=True),
     sa.Column("sink", sa.Text, primary_key=True),
     sa.Column("last", sa.BigInteger, nullable=False),
+)
+
+#: what people consented to. Nothing here can be read without the state key, not even whose it is
+grants: Final = sa.Table(
+    "grants",
+    metadata,
+    # a keyed hash of app and account
+    sa.Column("name", sa.LargeBinary, primary_key=True),
+    # see ``sealing``
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
 )
 
 #: facts about the database itself

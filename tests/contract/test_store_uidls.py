@@ -17,6 +17,7 @@ from mailbridge.store import schema
 from mailbridge.store.engine import Address, connect_sqlite
 from mailbridge.store.rows import Purged
 from mailbridge.store.store import Store
+from mailbridge.store.tables import SCHEMA
 from tests.conftest import Clock
 from tests.contract.conftest import OpenStore
 from tests.contract.mails import NOON, accept, batch, claim, done, gap, ref
@@ -221,7 +222,7 @@ async def test_an_older_database_is_brought_up_to_date_with_what_it_knows(
             await open_store(url, **settings)
         assert refused.value.code == "store.older"
     store = await open_store(url)
-    assert await store.schema_version() == "0002"
+    assert await store.schema_version() == SCHEMA
     assert [row.ref for row in await store.messages(state="dropped")] == [ref(5), place("a")]
     assert await store.uidls("alarm", "INBOX") == {"a": False, "g": False}
     assert await store.checkpoint("alarm", "INBOX") is None
