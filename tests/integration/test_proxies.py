@@ -21,7 +21,7 @@ import pytest
 import structlog
 
 from mailbridge.errors import TemporaryError, Unavailable
-from mailbridge.model import AccessToken, Deferred, Delivered
+from mailbridge.model import AccessToken, Deferred, Delivered, Fingerprint
 from mailbridge.proxy.dial import dial
 from mailbridge.proxy.place import Proxy, parse
 from mailbridge.sandbox.ca import Authority
@@ -29,9 +29,12 @@ from mailbridge.sandbox.directory import App
 from mailbridge.sandbox.tenant import Tenant
 from mailbridge.sandbox.tokens import SigningKey
 from mailbridge.sign_in.application import ApplicationSignIn
+from mailbridge.sign_in.token_http import TokenHttp
 from mailbridge.sinks.connector import Deadlines
 from mailbridge.sinks.webhook import WebhookSink
-from mailbridge.sources.transport import Line, MailServer, connect
+from mailbridge.sources.base import Known
+from mailbridge.sources.transport import Line, MailServer, Tls, connect
+from tests.contract import pop3_rigs
 from tests.contract.imap_rigs import Ledger, mail, source_for
 from tests.integration.test_diagnose import Bench
 from tests.integration.test_webhook import attempt, delivery, sink_to
@@ -178,6 +181,46 @@ async def test_a_greeting_that_comes_with_the_proxys_answer_is_not_lost(
             await ledger.look(source)
 
     assert ledger.numbers == list(range(1, 21))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tls", ["implicit", "starttls"])
+async def test_pop3_through_a_proxy(
+    tenant: Tenant, app: App, pool: ThreadPoolExecutor, kind: Kind, tls: Tls
+) -> None:
+    """POP3 goes the same way, with STLS too, where the greeting may come with the proxy's yes."""
+    rig = pop3_rigs.SandboxRig(tenant, app, tls=tls)
+    await rig.deliver(pop3_rigs.mail(1))
+    async with a_proxy(kind, rig.server.port) as proxy:
+        proxy.joins = tls == "starttls"
+        rig.server = replace(rig.server, port=NOWHERE, proxy=place(proxy))
+        async with pop3_rigs.source_for(rig, pool).session() as session:
+            found = [
+                message
+                async for batch in session.fetch(Known(checkpoint=None), Nothing())
+                for message in batch.messages
+            ]
+
+    assert [pop3_rigs.number_of(one.raw) for one in found] == [1]
+    assert len(proxy.asked) == 1
+    assert b"AUTH XOAUTH2" not in proxy.up
+    assert b"Subject" not in proxy.down
+
+
+class Nothing:
+    """A memory that is empty."""
+
+    async def fingerprints(self, _uidvalidity: int) -> Sequence[Fingerprint]:
+        """Know no message."""
+        return []
+
+    async def unknown(self, _uidvalidity: int, uids: Sequence[int]) -> Sequence[int]:
+        """Know no UID."""
+        return uids
+
+    async def uidls(self) -> Sequence[str]:
+        """Know no UIDL."""
+        return []
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -372,11 +415,11 @@ class Desk:
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(self._pool, functools.partial(function, *args))
 
-    def sign_in(self, proxy: Proxy, scheme: str = "https") -> ApplicationSignIn:
+    def sign_in(self, proxy: Proxy) -> ApplicationSignIn:
         """Return a sign-in through this proxy."""
         return ApplicationSignIn(
             name="alarm-app",
-            authority_url=self.entra.authority.replace("https", scheme, 1),
+            authority_url=self.entra.authority,
             client_id=self._app.client_id,
             secrets=[self._app.secret],
             scope="https://outlook.office365.com/.default",
@@ -419,12 +462,13 @@ async def test_entra_behind_a_proxy_that_says_no(
     assert (desk.entra.discoveries, len(desk.entra.requests)) == (0, 0)
 
 
-async def test_tokens_never_go_in_clear_through_a_proxy(desk: Desk) -> None:
-    """Where a proxy is set there is no other way: an http:// authority reaches nobody."""
-    async with a_proxy("http", desk.port) as proxy:
-        with pytest.raises(TemporaryError):
-            await desk.sign_in(place(proxy), "http").token()
-    assert proxy.connections == desk.entra.discoveries == 0
+async def test_tokens_never_go_in_clear_past_a_proxy() -> None:
+    """Where a proxy is set there is no other way: an http:// address reaches nobody."""
+    async with receiving() as receiver, a_proxy("http", receiver.port) as proxy:
+        http = TokenHttp(None, place(proxy))
+        with pytest.raises(Unavailable):
+            await asyncio.to_thread(http.get, receiver.url())
+    assert (proxy.connections, receiver.connections) == (0, 0)
 
 
 async def test_no_password_is_shown_anywhere(
@@ -739,6 +783,9 @@ async def test_the_diagnosis_shows_the_proxy(bench: Bench, kind: Kind) -> None:
     assert "127.0.0.1 is 127.0.0.1" in steps["dns"].detail
     assert steps["tcp"].detail.endswith(through)
     assert steps["tenant"].detail.endswith(through)
+    assert any(asked.endswith(f":{NOWHERE}") for asked in proxy.asked)
+    heard = bench.tenant.entra.discoveries + len(bench.tenant.entra.requests)
+    assert sum(asked.endswith(f":{entra}") for asked in proxy.asked) == heard > 1
 
 
 @pytest.mark.parametrize(("kind", "code", "said"), TROUBLES)

@@ -46,6 +46,8 @@ class RecordingProxy:
     #: what clients said through tunnels, and what they heard
     up: bytearray = field(default_factory=bytearray)
     down: bytearray = field(default_factory=bytearray)
+    #: what went wrong in the proxy itself, such as a request that is not as it must be
+    errors: list[BaseException] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
@@ -67,11 +69,18 @@ class RecordingProxy:
         """Answer this from now on."""
         self.answer, self.then = answer, then
 
-    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        task = asyncio.get_running_loop().create_task(self._take(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        self.errors += [error] if error is not None else []
+
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             target = await (self._connect if self.kind == "http" else self._socks)(reader, writer)
             if target is not None:
@@ -80,7 +89,6 @@ class RecordingProxy:
             # The client went away, which is what many tests are about.
             pass
         finally:
-            self._tasks.discard(task)
             writer.transport.abort()
 
     async def _connect(
@@ -179,9 +187,10 @@ class RecordingProxy:
 
     async def stop(self) -> None:
         """End every connection."""
-        for task in list(self._tasks):
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _pass(
@@ -202,7 +211,7 @@ async def recording_proxy(
 ) -> AsyncIterator[RecordingProxy]:
     """Run a proxy for the length of a ``with``; with a ``user``, for that one only."""
     proxy = RecordingProxy(kind=kind, routes=routes or {}, user=user, password=password)
-    server = await asyncio.start_server(proxy._take, "127.0.0.1", 0)
+    server = await asyncio.start_server(proxy._accept, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy
@@ -210,3 +219,5 @@ async def recording_proxy(
         server.close()
         await proxy.stop()
         await server.wait_closed()
+    for error in proxy.errors:
+        raise error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,17 +154,20 @@ def test_a_password_comes_from_outside_and_is_shown_nowhere(
     read: Read, place: str, tmp_path: Path
 ) -> None:
     """By reference or by variable it is used, and no repr, dump or log line holds it."""
-    (tmp_path / "way").write_text(WITH_PASSWORD + "\n")
+    # Another one each time: what a log hides once, it hides for as long as it lives.
+    url = WITH_PASSWORD.replace("@", f"-{place}@")
+    (tmp_path / "way").write_text(url + "\n")
     (tmp_path / "way").chmod(0o600)
-    environ = {"WAY": WITH_PASSWORD, "all_proxy": WITH_PASSWORD if place == "all_proxy" else ""}
+    environ = {"WAY": url, "all_proxy": url if place == "all_proxy" else ""}
     value = {"env": "{env: WAY}", "file": "{file: way}", "all_proxy": ""}[place]
     loaded = valid(read(environ, **(everywhere(value) if value else {})))
 
     used: Any = loaded.mailboxes["alarm"].fetch.server.proxy
-    assert (used.user, used.password) == ("us er", "päss-canary")
+    assert (used.user, used.password) == ("us er", f"päss-canary-{place}")
     assert proxies(loaded)[:3] == ["socks5h://proxy.example:1080"] * 3
     dumped = f"{loaded!r} {loaded.model_dump()} {loaded.model_dump_json()}"
     assert "canary" not in dumped
     assert "proxy.example:1080" in dumped
-    for leak in ("päss-canary", "dXMgZXI6cMOkc3MtY2FuYXJ5"):
+    basic = base64.b64encode(f"us er:{used.password}".encode()).decode()
+    for leak in (used.password, basic):
         assert redact(f"said {leak} to it") == "said *** to it"
