@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -380,7 +380,7 @@ class Desk:
         """See ``Memory``."""
         return await self.store.unknown("alarm", "INBOX", uidvalidity, uids)
 
-    async def uidls(self) -> Collection[str]:
+    async def uidls(self) -> Mapping[str, bool]:
         """See ``Memory``."""
         return await self.store.uidls("alarm", "INBOX")
 
