@@ -35,6 +35,7 @@ from mailbridge.http.control import control, socket_path
 from mailbridge.operate import Operator
 from mailbridge.schedule import Schedule
 from mailbridge.service import Service
+from mailbridge.store.sealing import ring
 from mailbridge.store.store import Store
 from mailbridge.supervise import Supervisor
 
@@ -157,6 +158,7 @@ async def _open_store(config: Config, env: Mapping[str, str]) -> Store:
         config.state.database.reveal(),
         now=utc_now,
         owner=f"{socket.gethostname()}:{os.getpid()}",
+        keys=ring(key.reveal() for key in config.state.key),
         synchronous=synchronous,
     )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mailbridge.cli import grants
 from mailbridge.cli.daemon import run_async
 from mailbridge.cli.data import STYLES, AsJson, ask_daemon, moment, reading
 from mailbridge.cli.output import emit_json, say, table, tell
@@ -38,6 +39,7 @@ def register(app: typer.Typer) -> None:
     db.command("upgrade")(db_upgrade)
     db.command("backup")(db_backup)
     db.command("check")(db_check)
+    grants.register(db)
     app.add_typer(db, name="db")
 
 
@@ -214,7 +216,10 @@ def db_check(ctx: typer.Context, *, as_json: AsJson = False) -> None:
 
     async def check() -> Sequence[str]:
         async with reading(config) as store:
-            return await store.check()
+            faults = list(await store.check())
+            if keys := grants.configured(config):
+                faults += await store.grants.faults(keys)
+            return faults
 
     faults = run_async(check())
     if as_json:

@@ -28,6 +28,14 @@ def _one_or_more(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else (value,)
 
 
+_SECRETS_SCHEMA = {
+    "anyOf": [
+        reference_schema(),
+        {"type": "array", "items": reference_schema(), "minItems": 1, "maxItems": 8},
+    ]
+}
+
+
 class Keep(Section):
     """How long what is done stays in the database."""
 
@@ -65,8 +73,15 @@ class State(Section):
         description="sqlite:////path or postgresql://…; default: "
         "$STATE_DIRECTORY/mailbridge.db, else ./mailbridge.db",
     )
-    key: StateKey | None = Field(
-        None, description="32 bytes of base64 (`mailbridge secret key`); not used by this version"
+    key: Annotated[
+        tuple[StateKey, ...],
+        BeforeValidator(_one_or_more),
+        Field(min_length=1, max_length=8),
+        WithJsonSchema(_SECRETS_SCHEMA),
+    ] = Field(
+        (),
+        description="32 bytes of base64 (`mailbridge secret key`) that encrypt grants at rest, or "
+        "a list [new, former] to change it; none: no delegated sign-in",
     )
     keep: Keep = Field(default_factory=Keep, description="retention")
 
@@ -102,14 +117,7 @@ class Credential(Section):
         tuple[ClientSecret, ...],
         BeforeValidator(_one_or_more),
         Field(min_length=1, max_length=8),
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    reference_schema(),
-                    {"type": "array", "items": reference_schema(), "minItems": 1, "maxItems": 8},
-                ]
-            }
-        ),
+        WithJsonSchema(_SECRETS_SCHEMA),
     ] = Field(description="the secret's value, or a list [new, old] while rotating")
     expires: Day | None = Field(None, description="when the secret ends; warned of in time")
 
