@@ -1,57 +1,51 @@
-"""The Entra ID v2.0 endpoints that a daemon meets, over HTTPS on loopback.
+"""The Entra ID endpoints that a daemon and a person's browser meet, over HTTPS on loopback.
 
-Discovery, instance discovery, JWKS, and the token endpoint, whose grants stand in
-``entra_grants``.
+Discovery, JWKS, realm discovery, the token endpoint with its grants (``entra_grants``,
+``entra_user_grants``), device codes (``entra_device``), and the pages of a sign-in: authorize
+(``entra_authorize``), the device page, admin consent (``entra_consent``). ``entra_walker``
+walks the pages for a test.
+
+msal asks for somebody's realm before it sends a password, at ``https://localhost/common/…``
+without the port. To reach this service there, give msal an ``http_client`` that puts the port
+back, as ``tests/servers/entra.py`` does, or listen on 443.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
-import re
+import ipaddress
 import ssl
-import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
-from urllib.parse import unquote_plus, urlsplit
+from urllib.parse import urlsplit
 
-import orjson
 from aiohttp import web
 
+from mailbridge.sandbox import entra_device
 from mailbridge.sandbox import entra_documents as documents
 from mailbridge.sandbox import entra_errors as errors
-from mailbridge.sandbox.directory import App, Directory
-from mailbridge.sandbox.entra_documents import SHARED
+from mailbridge.sandbox import entra_pages as pages
+from mailbridge.sandbox.directory import Directory
+from mailbridge.sandbox.entra_authorize import Authorize
+from mailbridge.sandbox.entra_browsing import Browsing
+from mailbridge.sandbox.entra_client_errors import no_credential
+from mailbridge.sandbox.entra_clients import add_basic, authenticate
+from mailbridge.sandbox.entra_consent import AdminConsent
+from mailbridge.sandbox.entra_device import DevicePage
 from mailbridge.sandbox.entra_errors import EntraError
+from mailbridge.sandbox.entra_federation import Issuer
 from mailbridge.sandbox.entra_grants import GRANTS, Grant, TokenCall
+from mailbridge.sandbox.entra_http import after, correlation, json_answer, outage, refusal
+from mailbridge.sandbox.entra_ledger import Ledger
+from mailbridge.sandbox.entra_state import State, TokenRequest
+from mailbridge.sandbox.entra_user_grants import USER_GRANTS
 from mailbridge.sandbox.faults import Faults
 from mailbridge.sandbox.tokens import TokenService
 
-_GUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_DNS_NAME: Final = re.compile(r"(?=.{4,253}$)[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})+", re.IGNORECASE)
-_HTML_PAGE: Final = (
-    b"<!DOCTYPE html>\r\n<html><head><title>Sign in to your account</title></head>"
-    b"<body><h1>Service Unavailable</h1></body></html>\r\n"
-)
 #: seconds that open requests get when the server stops
 _STOP_SECONDS: Final = 0.2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenRequest:
-    """One answered request for a token, for assertions. It holds no credential."""
-
-    tenant: str
-    grant: str
-    client_id: str
-    scope: str
-    status: int
-    code: int | None
-    correlation_id: str
+_DEVICE_START: Final = "devicecode"
 
 
 class Entra:
@@ -68,13 +62,25 @@ class Entra:
         self._directory = directory
         self._tokens = tokens
         self._faults = faults
-        self._now = now
         self._runner: web.AppRunner | None = None
         self.port = 0
-        self.grants: dict[str, Grant] = dict(GRANTS)
-        self.requests: deque[TokenRequest] = deque(maxlen=10_000)
+        #: for tests that look behind the service, and for what is set there
+        self.state = State(
+            directory=directory, tokens=tokens, faults=faults, now=now, ledger=Ledger(now=now)
+        )
+        self.grants: dict[str, Grant] = {**GRANTS, **USER_GRANTS}
         #: how often openid-configuration was asked for
         self.discoveries = 0
+
+    @property
+    def requests(self) -> deque[TokenRequest]:
+        """The last requests for tokens and device codes."""
+        return self.state.requests
+
+    @property
+    def asked(self) -> Counter[str]:
+        """How many requests there were for each grant, refused ones too."""
+        return self.state.asked
 
     @property
     def base_url(self) -> str:
@@ -86,15 +92,17 @@ class Entra:
         """The login URL with the tenant's GUID, as ``apps.NAME.tenant`` wants it."""
         return f"{self.base_url}/{self._directory.tenant_id}"
 
+    def trust(self, issuer: Issuer) -> Issuer:
+        """Learn the keys of another identity provider, as its JWKS would tell them."""
+        self.state.issuers[issuer.url] = issuer
+        return issuer
+
     async def start(self, context: ssl.SSLContext, *, host: str, port: int) -> None:
-        """Listen; port 0 takes a free one."""
+        """Listen; port 0 takes a free one. ``ValueError`` for anything beyond loopback."""
+        if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+            raise ValueError(f"the sandbox's sign-in pages are for loopback only, not {host}")
         application = web.Application(client_max_size=1 << 20)
-        application.router.add_get("/common/discovery/instance", self._instance)
-        application.router.add_get(
-            "/{tenant}/v2.0/.well-known/openid-configuration", self._discovery
-        )
-        application.router.add_get("/{tenant}/discovery/v2.0/keys", self._keys)
-        application.router.add_route("*", "/{tenant}/oauth2/v2.0/token", self._token)
+        self._add_routes(application.router)
         self._runner = web.AppRunner(
             application,
             access_log=None,
@@ -105,6 +113,29 @@ class Entra:
         site = web.TCPSite(self._runner, host, port, ssl_context=context)
         await site.start()
         self.port = self._runner.addresses[0][1]
+        self.state.base_url = self.base_url
+
+    def _add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_get("/common/discovery/instance", self._instance)
+        router.add_get("/common/userrealm/{upn}", self._realm)
+        router.add_get("/{tenant}/v2.0/.well-known/openid-configuration", self._discovery)
+        router.add_get("/{tenant}/discovery/v2.0/keys", self._keys)
+        router.add_route("*", "/{tenant}/oauth2/v2.0/token", self._token)
+        router.add_route("*", "/{tenant}/oauth2/v2.0/devicecode", self._devicecode)
+        browsing = Browsing(self.state)
+        authorize = Authorize(self.state, browsing)
+        device = DevicePage(self.state, browsing)
+        consent = AdminConsent(self.state, browsing)
+        for method, path, handler in (
+            ("GET", "/{tenant}/oauth2/v2.0/authorize", authorize.handle),
+            ("POST", "/{tenant}/oauth2/v2.0/authorize", authorize.handle),
+            ("POST", pages.STEP_PATH, browsing.step),
+            ("GET", pages.DEVICE_PATH, device.show),
+            ("POST", pages.DEVICE_PATH, device.take),
+            ("GET", "/{tenant}/v2.0/adminconsent", consent.v2),
+            ("GET", "/{tenant}/adminconsent", consent.v1),
+        ):
+            router.add_route(method, path, browsing.guarded(handler))
 
     async def stop(self) -> None:
         """Stop listening; requests that hang are cut off."""
@@ -112,40 +143,10 @@ class Entra:
             await self._runner.cleanup()
             self._runner = None
 
-    # --- answers -----------------------------------------------------------------------------
-
-    def _json(
-        self, body: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None
-    ) -> web.Response:
-        return web.Response(
-            body=orjson.dumps(body),
-            status=status,
-            headers={
-                "Content-Type": "application/json; charset=utf-8",
-                "Cache-Control": "no-store, no-cache",
-                "Pragma": "no-cache",
-                "Expires": "-1",
-                "Strict-Transport-Security": "max-age=31536000; includeSubDomains",
-                "X-Content-Type-Options": "nosniff",
-                "x-ms-request-id": str(uuid.uuid4()),
-                "x-ms-ests-server": "2.1.22000.6 - FRC ProdSlices",
-                **(headers or {}),
-            },
-        )
-
     def _refusal(
         self, error: EntraError, request: web.Request, headers: dict[str, str] | None = None
     ) -> web.Response:
-        body = error.body(moment=self._now(), correlation_id=_correlation(request))
-        return self._json(body, status=error.status, headers=headers)
-
-    def _check_tenant(self, name: str, *, discovery: bool) -> None:
-        lower = name.lower()
-        if lower in self._directory.names or lower in SHARED:
-            return
-        if not _GUID.fullmatch(name) and not _DNS_NAME.fullmatch(name):
-            raise errors.malformed_tenant(name, discovery=discovery)
-        raise errors.unknown_tenant(name, discovery=discovery)
+        return refusal(error, request, self.state.now(), headers)
 
     # --- discovery ---------------------------------------------------------------------------
 
@@ -154,16 +155,16 @@ class Entra:
         if fault := self._faults.take("discovery.hang"):
             await self._faults.hold(fault)
         if self._faults.take("discovery.wrong_body"):
-            return _page(200)
+            return outage(200)
         if fault := self._faults.take("discovery.503"):
-            return _page(503, retry_after=fault["retry_after"])
+            return outage(503, retry_after=fault["retry_after"])
         name = request.match_info["tenant"]
         try:
-            self._check_tenant(name, discovery=True)
+            self.state.tenant(name, discovery=True)
         except EntraError as error:
             return self._refusal(error, request)
         cache = {"Cache-Control": "max-age=86400, private", "Access-Control-Allow-Origin": "*"}
-        return self._json(
+        return json_answer(
             documents.configuration(
                 self.base_url, asked=name.lower(), tenant_id=self._directory.tenant_id
             ),
@@ -175,63 +176,81 @@ class Entra:
         own = urlsplit(self.base_url).netloc
         if endpoint.netloc not in {own, *documents.INSTANCES}:
             return self._refusal(errors.unknown_instance(), request)
-        return self._json(documents.instance(endpoint))
+        return json_answer(documents.instance(endpoint))
+
+    async def _realm(self, request: web.Request) -> web.Response:
+        upn = request.match_info["upn"]
+        return json_answer(documents.realm(self.base_url, self._directory, upn))
 
     async def _keys(self, request: web.Request) -> web.Response:
         try:
-            self._check_tenant(request.match_info["tenant"], discovery=True)
+            self.state.tenant(request.match_info["tenant"], discovery=True)
         except EntraError as error:
             return self._refusal(error, request)
-        return self._json({"keys": [self._tokens.key.jwk()]})
+        return json_answer({"keys": [self._tokens.key.jwk()]})
 
     # --- tokens ------------------------------------------------------------------------------
 
     async def _token(self, request: web.Request) -> web.StreamResponse:
+        return await self._logged(request, "")
+
+    async def _devicecode(self, request: web.Request) -> web.StreamResponse:
+        return await self._logged(request, _DEVICE_START)
+
+    async def _logged(self, request: web.Request, grant: str) -> web.StreamResponse:
+        """Answer, and note the request without what is secret in it."""
         posted = await request.post()
         form = {key: value for key, value in posted.items() if isinstance(value, str)}
-        _add_basic(form, request.headers.get("Authorization", ""))
-        response, code = await self._answer(request, form)
-        self.requests.append(
+        add_basic(form, request.headers.get("Authorization", ""))
+        grant = grant or form.get("grant_type", "")
+        response, code = await self._answer(request, form, grant)
+        self.state.note(
             TokenRequest(
                 tenant=request.match_info["tenant"],
-                grant=form.get("grant_type", ""),
+                grant=grant,
                 client_id=form.get("client_id", ""),
                 scope=form.get("scope", ""),
                 status=response.status,
                 code=code,
-                correlation_id=_correlation(request),
+                correlation_id=correlation(request),
             )
         )
         return response
 
     async def _answer(
-        self, request: web.Request, form: dict[str, str]
+        self, request: web.Request, form: dict[str, str], grant: str
     ) -> tuple[web.StreamResponse, int | None]:
+        client_id = form.get("client_id", "")
         try:
-            faulty = await self._faulty(request, form.get("client_id", ""))
+            faulty = await self._faulty(request, client_id, grant.upper())
             if faulty is not None:
                 return faulty, None
-            return self._json(await self._grant(request, form)), None
+            body = await self._granted(request, form, grant)
         except EntraError as error:
             return self._refusal(error, request), error.code
+        if self._faults.take("token.answer_lost", client_id=client_id, command=grant.upper()):
+            return _cut(request), None
+        return json_answer(body), None
 
-    async def _faulty(self, request: web.Request, client_id: str) -> web.StreamResponse | None:
-        take = self._faults.take
-        if fault := take("token.hang", client_id=client_id):
+    async def _faulty(
+        self, request: web.Request, client_id: str, grant: str
+    ) -> web.StreamResponse | None:
+        def take(name: str) -> Any:
+            return self._faults.take(name, client_id=client_id, command=grant)
+
+        if fault := take("token.hang"):
             await self._faults.hold(fault)
-        if take("token.drop", client_id=client_id):
-            if request.transport is not None:
-                request.transport.abort()
+        if take("token.drop"):
+            return _cut(request)
+        if fault := take("token.429"):
+            return self._refusal(errors.throttled(), request, after(fault["retry_after"]))
+        if take("token.500"):
             return web.Response(status=500)
-        if fault := take("token.429", client_id=client_id):
-            return self._refusal(errors.throttled(), request, _after(fault["retry_after"]))
-        if take("token.500", client_id=client_id):
-            return web.Response(status=500)
-        if fault := take("token.503", client_id=client_id):
-            return _page(503, retry_after=fault["retry_after"])
-        if take("token.wrong_body", client_id=client_id):
-            return _page(200)
-        if fault := take("token.error", client_id=client_id):
+        if fault := take("token.503"):
+            return outage(503, retry_after=fault["retry_after"])
+        if take("token.wrong_body"):
+            return outage(200)
+        if fault := take("token.error"):
             raise EntraError(
                 fault["status"],
                 fault["error"],
@@ -241,66 +260,35 @@ class Entra:
             )
         return None
 
-    async def _grant(self, request: web.Request, form: dict[str, str]) -> dict[str, Any]:
-        tenant = request.match_info["tenant"].lower()
-        self._check_tenant(tenant, discovery=False)
+    async def _granted(
+        self, request: web.Request, form: dict[str, str], kind: str
+    ) -> dict[str, Any]:
+        tenant = self.state.tenant(request.match_info["tenant"])
         if request.method != "POST":
             raise errors.only_post(request.method)
+        if kind == _DEVICE_START:
+            return entra_device.start(self.state, form, tenant)
         for name in ("grant_type", "client_id"):
             if not form.get(name):
                 raise errors.missing_parameter(name)
-        grant = self.grants.get(form["grant_type"])
+        grant = self.grants.get(kind)
         if grant is None:
-            raise errors.unsupported_grant(form["grant_type"])
-        app = self._authenticate(form)
-        return await grant(
-            TokenCall(
-                app=app, form=form, directory=self._directory, tokens=self._tokens, tenant=tenant
-            )
+            raise errors.unsupported_grant(kind)
+        client = authenticate(self.state, form, tenant)
+        if not client.proof and kind not in USER_GRANTS:
+            raise no_credential(kind)
+        call = TokenCall(
+            client=client,
+            form=form,
+            state=self.state,
+            tenant=tenant,
+            origin=request.headers.get("Origin", ""),
         )
-
-    def _authenticate(self, form: dict[str, str]) -> App:
-        client_id = form["client_id"]
-        app = self._directory.find(client_id)
-        if app is None:
-            raise errors.unknown_app(client_id, self._directory.display_name)
-        if not app.enabled:
-            raise errors.disabled_app(client_id, app.name)
-        given = form.get("client_secret", "").encode()
-        if not given:
-            raise errors.no_credential(form["grant_type"])
-        fitting = [s for s in app.secrets if hmac.compare_digest(s.value.encode(), given)]
-        if not fitting:
-            raise errors.wrong_secret(client_id)
-        moment = self._now()
-        if all(s.expires_at is not None and s.expires_at <= moment for s in fitting):
-            raise errors.expired_secret(client_id)
-        return app
+        return await grant(call)
 
 
-def _correlation(request: web.Request) -> str:
-    given = request.headers.get("client-request-id", "")
-    return given if _GUID.fullmatch(given) else str(uuid.uuid4())
-
-
-def _after(seconds: float | None) -> dict[str, str]:
-    return {} if seconds is None else {"Retry-After": str(seconds)}
-
-
-def _page(status: int, *, retry_after: float | None = None) -> web.Response:
-    return web.Response(
-        body=_HTML_PAGE, status=status, content_type="text/html", headers=_after(retry_after)
-    )
-
-
-def _add_basic(form: dict[str, str], header: str) -> None:
-    """Take client id and secret from HTTP Basic, form-encoded within it (RFC 6749, 2.3.1)."""
-    scheme, _, blob = header.partition(" ")
-    if scheme.lower() != "basic":
-        return
-    try:
-        client_id, _, secret = base64.b64decode(blob, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
-        return
-    form.setdefault("client_id", unquote_plus(client_id))
-    form.setdefault("client_secret", unquote_plus(secret))
+def _cut(request: web.Request) -> web.Response:
+    """Close the connection instead of an answer."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=500)

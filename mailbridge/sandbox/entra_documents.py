@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 from urllib.parse import SplitResult
 
+from mailbridge.sandbox.directory import Directory
+
 #: pseudo tenants: any account, work accounts, personal accounts
 SHARED: Final = frozenset({"common", "organizations", "consumers"})
 #: login hosts of the public cloud, all the same service
@@ -79,3 +81,30 @@ def instance(endpoint: SplitResult) -> dict[str, Any]:
             }
         ],
     }
+
+
+def realm(base_url: str, directory: Directory, upn: str) -> dict[str, Any]:
+    """Return where somebody's password is checked: here (Managed), or at their own AD FS.
+
+    The AD FS itself is not there: its address answers 404.
+    """
+    user = directory.find_user(upn)
+    domain = upn.rpartition("@")[2].lower()
+    shared = {
+        "ver": "1.0",
+        "cloud_instance_name": _CONSTANT["cloud_instance_name"],
+        "cloud_audience_urn": "urn:federation:MicrosoftOnline",
+    }
+    if user is not None and user.federated:
+        adfs = f"{base_url}/adfs/services/trust"
+        return {
+            **shared,
+            "account_type": "Federated",
+            "domain_name": domain,
+            "federation_protocol": "WSTrust",
+            "federation_metadata_url": f"{adfs}/mex",
+            "federation_active_auth_url": f"{adfs}/2005/usernamemixed",
+        }
+    if domain in directory.names:
+        return {**shared, "account_type": "Managed", "domain_name": domain}
+    return {**shared, "account_type": "Unknown"}

@@ -1,7 +1,9 @@
-"""Error bodies of Entra's v2.0 endpoints, as they come over the wire.
+"""Error bodies of Entra's v2.0 endpoints, as they come over the wire; those about requests.
 
-A client reads ``error`` and ``error_codes``; a person reads the ``AADSTS…`` sentence. Both are
-part of what a diagnosis works with, so the sentences are the real ones.
+What is said about an app's credential stands in ``entra_client_errors``, about a person in
+``entra_user_errors``, about what that person granted in ``entra_grant_errors``. A client reads
+``error`` and ``error_codes``; a person reads the ``AADSTS…`` sentence. Both are part of what a
+diagnosis works with, so the sentences are the real ones.
 """
 
 from __future__ import annotations
@@ -14,16 +16,29 @@ from typing import Any
 class EntraError(Exception):
     """An answer other than a token: HTTP status, OAuth error, AADSTS code and its sentence."""
 
-    def __init__(
-        self, status: int, error: str, code: int, text: str, *, suberror: str | None = None
+    def __init__(  # noqa: PLR0913 - the fields of the body, the rarer ones by name
+        self,
+        status: int,
+        error: str,
+        code: int,
+        text: str,
+        *,
+        suberror: str | None = None,
+        claims: str | None = None,
+        kept: bool = False,
     ) -> None:
-        """Keep the parts; ``text`` comes without the ``AADSTS…:`` prefix."""
+        """Keep the parts; ``text`` comes without the ``AADSTS…:`` prefix, ``claims`` is JSON.
+
+        What is ``kept`` is shown to the person in the browser and not told to the app.
+        """
         super().__init__(f"AADSTS{code}: {text}")
         self.status = status
         self.error = error
         self.code = code
         self.text = text
         self.suberror = suberror
+        self.claims = claims
+        self.kept = kept
 
     def body(self, *, moment: datetime, correlation_id: str) -> dict[str, Any]:
         """Return the JSON document, with fresh trace id."""
@@ -43,42 +58,9 @@ class EntraError(Exception):
         }
         if self.suberror is not None:
             body["suberror"] = self.suberror
+        if self.claims is not None:
+            body["claims"] = self.claims
         return body
-
-
-def wrong_secret(client_id: str) -> EntraError:
-    """Say that the secret is none of the app's; most often somebody copied the secret's ID."""
-    return EntraError(
-        401,
-        "invalid_client",
-        7000215,
-        "Invalid client secret provided. Ensure the secret being sent in the request is the "
-        "client secret value, not the client secret ID, for a secret added to app "
-        f"'{client_id}'.",
-    )
-
-
-def expired_secret(client_id: str) -> EntraError:
-    """Say that the secret is right and too old."""
-    return EntraError(
-        401,
-        "invalid_client",
-        7000222,
-        f"The provided client secret keys for app '{client_id}' are expired. Visit the Azure "
-        "portal to create new keys for your app: https://aka.ms/NewClientSecret, or consider "
-        "using certificate credentials for added security: https://aka.ms/certCreds.",
-    )
-
-
-def no_credential(grant: str) -> EntraError:
-    """Say that a confidential grant came without any credential."""
-    return EntraError(
-        401,
-        "invalid_client",
-        7000216,
-        f"'client_assertion', 'client_secret' or 'request' is required for the '{grant}' "
-        "grant type.",
-    )
 
 
 def unknown_app(client_id: str, directory: str) -> EntraError:
@@ -201,6 +183,121 @@ def unknown_resource(resource: str, directory: str) -> EntraError:
         f"{directory}. This can happen if the application has not been installed by the "
         "administrator of the tenant or consented to by any user in the tenant. You might have "
         "sent your authentication request to the wrong tenant.",
+    )
+
+
+def several_resources(scope: str) -> EntraError:
+    """Say that the scopes belong to more than one resource."""
+    return EntraError(
+        400,
+        "invalid_scope",
+        28000,
+        "Provided value for the input parameter scope is not valid because it contains more "
+        f"than one resource. Scope {scope} is not valid.",
+    )
+
+
+def scope_for_code() -> EntraError:
+    """Say that a code for several resources is redeemed without naming one of them."""
+    return EntraError(
+        400,
+        "invalid_request",
+        28003,
+        "Provided value for the input parameter scope cannot be empty when requesting an access "
+        "token using the provided authorization code. Please specify a valid scope.",
+    )
+
+
+def unknown_scope(app: str, scope: str, resource: str) -> EntraError:
+    """Say that the resource, an app id, knows no such permission."""
+    return EntraError(
+        400,
+        "invalid_client",
+        650053,
+        f"The application '{app}' asked for scope '{scope}' that doesn't exist on the resource "
+        f"'{resource}'. Contact the app vendor.",
+    )
+
+
+def no_service_principal(client_id: str, tenant_id: str) -> EntraError:
+    """Say that the app is registered elsewhere and was never consented here."""
+    return EntraError(
+        401,
+        "invalid_client",
+        7000229,
+        f"The client application {client_id} is missing service principal in the tenant "
+        f"{tenant_id}. See instructions here: https://go.microsoft.com/fwlink/?linkid=2225119",
+    )
+
+
+def single_tenant(client_id: str, name: str) -> EntraError:
+    """Say that ``/common`` is for apps that take accounts of any tenant."""
+    return EntraError(
+        400,
+        "invalid_request",
+        50194,
+        f"Application '{client_id}'({name}) is not configured as a multi-tenant application. "
+        "Usage of the /common endpoint is not supported for such applications created after "
+        "'10/15/2018'. Use a tenant-specific endpoint or configure the application to be "
+        "multi-tenant.",
+    )
+
+
+def tenant_endpoint_only() -> EntraError:
+    """Say that passwords go to a tenant's own endpoint, or to ``/organizations``."""
+    return EntraError(
+        400,
+        "invalid_request",
+        9001023,
+        "The grant type is not supported over the /common or /consumers endpoints. Please use "
+        "the /organizations or tenant-specific endpoint.",
+    )
+
+
+def wrong_redirect(uri: str, client_id: str) -> EntraError:
+    """Say that the redirect URI is not registered, character by character."""
+    return EntraError(
+        400,
+        "invalid_request",
+        50011,
+        f"The redirect URI '{uri}' specified in the request does not match the redirect URIs "
+        f"configured for the application '{client_id}'. Make sure the redirect URI sent in the "
+        "request matches one added to your application in the Azure portal. Navigate to "
+        "https://aka.ms/redirectUriMismatchError to learn more about how to troubleshoot this "
+        "error.",
+    )
+
+
+def no_redirect() -> EntraError:
+    """Say that nothing was registered that a browser could be sent to."""
+    return EntraError(400, "invalid_request", 900971, "No reply address provided.")
+
+
+def unsupported_value(parameter: str, value: str) -> EntraError:
+    """Say that a parameter of the authorize request has no such value."""
+    return EntraError(400, "invalid_request", 90023, f"Unsupported '{parameter}' value: '{value}'.")
+
+
+def unsupported_response(kind: str) -> EntraError:
+    """Say that the app was not set up for tokens that come straight from the browser."""
+    return EntraError(
+        400,
+        "unsupported_response_type",
+        700054,
+        f"response_type '{kind}' is not enabled for the application.",
+    )
+
+
+def mixed_up_browser() -> EntraError:
+    """Say that a page was sent by another browser than the one it was made for."""
+    return EntraError(
+        400,
+        "invalid_request",
+        165000,
+        "Invalid Request: The request tokens do not match the user context. Do not copy the "
+        "user context values (cookies; form fields; headers) between different requests or user "
+        "sessions; always maintain the ALL of the supplied values across a complete single user "
+        "flow. Failure Reasons:[Token values do not match;]",
     )
 
 

@@ -20,7 +20,7 @@ def _kind(effect: str, **options: object) -> Kind:
 
 
 CATALOGUE: Final[Mapping[str, Kind]] = {
-    # Entra
+    # Entra; those of tokens can be narrowed with command="refresh_token", or another grant_type
     "discovery.503": _kind("openid-configuration answers 503", retry_after=None),
     "discovery.hang": _kind("openid-configuration never answers", seconds=None),
     "discovery.wrong_body": _kind("openid-configuration answers 200 with an HTML page"),
@@ -38,6 +38,23 @@ CATALOGUE: Final[Mapping[str, Kind]] = {
         text="Access has been blocked by Conditional Access policies.",
         suberror=None,
     ),
+    "token.answer_lost": _kind(
+        "the grant is made, a refresh token replaced, and the connection closed before the answer"
+    ),
+    "device.slow_down": _kind("a device that polls is told to poll less often"),
+    "sign_in.refused": _kind(
+        "somebody is refused, in the browser and without; kept: no redirect tells the app. Its "
+        "mailbox is the person's name",
+        status=400,
+        error="invalid_grant",
+        code=53000,
+        text="Device is not in required device state: compliant.",
+        suberror="message_only",
+        kept=False,
+    ),
+    "identity.429": _kind("managed identities: HTTP 429", retry_after=None),
+    "identity.500": _kind("managed identities: HTTP 500"),
+    "identity.hang": _kind("managed identities: never answers", seconds=None),
     # connecting and signing in
     "imap.refuse": _kind("the connection is closed before the greeting"),
     "imap.no_greeting": _kind("the server accepts and stays silent", seconds=None),

@@ -10,6 +10,8 @@
         tenant.faults.add("imap.throttled", times=1)
         ...  # tenant.entra.authority, tenant.imap.port, tenant.pop3.port, tenant.pop3.stls_port,
         ...  # tenant.ca_file, app.client_id, app.secret
+        async with tenant.browser() as browser:  # people: see entra_walker
+            ...
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from mailbridge.sandbox.ca import Authority
 from mailbridge.sandbox.directory import (
@@ -31,6 +34,8 @@ from mailbridge.sandbox.directory import (
     User,
 )
 from mailbridge.sandbox.entra import Entra
+from mailbridge.sandbox.entra_identity import IdentityEndpoints
+from mailbridge.sandbox.entra_walker import Browser
 from mailbridge.sandbox.exchange import Exchange
 from mailbridge.sandbox.faults import Faults
 from mailbridge.sandbox.imap_server import ImapServer
@@ -66,6 +71,9 @@ class Tenant:
         self.tokens = TokenService(tenant_id=directory.tenant_id, key=key, now=now)
         self.exchange = Exchange(directory=directory, tokens=self.tokens, now=now)
         self.entra = Entra(directory=directory, tokens=self.tokens, faults=self.faults, now=now)
+        self.identities = IdentityEndpoints(
+            directory=directory, tokens=self.tokens, faults=self.faults, now=now
+        )
         self.imap = ImapServer(exchange=self.exchange, faults=self.faults, now=now)
         self.pop3 = Pop3Server(exchange=self.exchange, faults=self.faults)
 
@@ -104,6 +112,8 @@ class Tenant:
             context = tenant.authority.server_context()
             stack.push_async_callback(tenant.entra.stop)
             await tenant.entra.start(context, host=host, port=entra_port)
+            stack.push_async_callback(tenant.identities.stop)
+            await tenant.identities.start()
             stack.push_async_callback(tenant.imap.stop)
             await tenant.imap.start(context, host=host, port=imap_port)
             stack.push_async_callback(tenant.pop3.stop)
@@ -137,12 +147,25 @@ class Tenant:
         """Return a mailbox; ``KeyError`` if there is none."""
         return self.exchange.mailboxes[address.lower()]
 
-    def add_user(self, upn: str, *, name: str = "") -> User:
+    def add_identity(
+        self, name: str = "machine", *, assigned: Literal["system", "user"] = "system"
+    ) -> App:
+        """Give the machine a managed identity, which needs no credential (``entra_identity``)."""
+        return self.directory.add(App(name=name, managed=assigned))
+
+    def add_user(self, upn: str, *, name: str = "", admin: bool = False) -> User:
         """Take in somebody who can sign in; their own mailbox is the one of that address.
 
         ``tenant.tokens.user_token(app, user)`` is what they get for signing in to an app.
         """
-        return self.directory.add_user(User(upn=upn, name=name))
+        return self.directory.add_user(User(upn=upn, name=name, admin=admin))
+
+    @asynccontextmanager
+    async def browser(self) -> AsyncIterator[Browser]:
+        """Open a browser without cookies, for somebody to sign in with."""
+        context = self.authority.client_context()
+        async with Browser.open(self.entra.base_url, context) as browser:
+            yield browser
 
     def grant(self, principal: Principal, *mailboxes: Mailbox) -> None:
         """Let an app or a user open these mailboxes (FullAccess)."""

@@ -1,7 +1,8 @@
 """Access tokens as Entra signs them for Exchange: minted here, and checked here.
 
 The claims are those of a v1 token, since Exchange is a v1 resource. They are kept flat and
-without nulls, so that a Dovecot with the public key can validate them locally too.
+without nulls, so that a Dovecot with the public key can validate them locally too. Id tokens,
+which are for the app itself, are v2.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from mailbridge.sandbox.directory import MAIL_SCOPES, App, User
 #: seconds; Entra dates ``iat`` and ``nbf`` back by five minutes
 BACKDATE: Final = 300
 EXCHANGE_AUDIENCES: Final = ("https://outlook.office365.com", "https://outlook.office.com")
+#: seconds that an id token is good for
+_ID_TOKEN_LIFETIME: Final = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,44 +65,73 @@ class TokenService:
         self.tenant_id = tenant_id
         self.key = key
         self._now = now
-        #: tokens minted so far
+        #: what Exchange takes for itself; set another cloud's, ``https://outlook.office365.us``
+        self.audiences: tuple[str, ...] = EXCHANGE_AUDIENCES
+        #: access tokens minted so far
         self.minted = 0
 
-    def app_token(self, app: App, *, audience: str) -> str:
-        """Return an app-only token. Roles are in it only when consented and for Exchange."""
+    def app_token(self, app: App, *, audience: str, acr: str = "1") -> str:
+        """Return an app-only token. Roles are in it only when consented and for Exchange.
+
+        ``acr`` tells how the app authenticated: 0 not at all, 1 by secret, 2 by assertion.
+        """
         claims = self._claims(app, audience) | {
-            "appidacr": "1",
+            "appidacr": acr,
             "idtyp": "app",
             "oid": app.object_id,
             "sub": app.object_id,
         }
-        if app.consented and app.roles and audience in EXCHANGE_AUDIENCES:
+        if app.consented and app.roles and audience in self.audiences:
             claims["roles"] = list(app.roles)
         return self._signed(claims)
 
-    def user_token(
+    def user_token(  # noqa: PLR0913 - what a token says, by name
         self,
         app: App,
         user: User,
         *,
         scopes: Sequence[str] = MAIL_SCOPES,
         audience: str = EXCHANGE_AUDIENCES[1],
+        amr: Sequence[str] = ("pwd", "mfa"),
+        acr: str | None = None,
     ) -> str:
         """Return a token of a user who has signed in to the app; ``scopes`` without a resource."""
         return self._signed(
             self._claims(app, audience)
             | {
-                "amr": ["pwd", "mfa"],
-                "appidacr": "1" if app.secrets else "0",
+                "amr": list(amr),
+                "appidacr": acr or ("1" if app.secrets else "0"),
                 "name": user.name or user.upn.partition("@")[0],
                 "oid": user.object_id,
                 "puid": user.puid,
                 "scp": " ".join(scopes),
-                "sub": hashlib.sha256(f"{user.object_id} {app.client_id}".encode()).hexdigest(),
+                "sub": _pairwise(app, user),
                 "unique_name": user.upn,
                 "upn": user.upn,
             }
         )
+
+    def id_token(self, app: App, user: User, *, issuer: str, nonce: str = "") -> str:
+        """Return what tells the app who has signed in; ``nonce`` as the app sent it."""
+        moment = int(self._now().timestamp())
+        claims: dict[str, Any] = {
+            "aud": app.client_id,
+            "iss": issuer,
+            "iat": moment - BACKDATE,
+            "nbf": moment - BACKDATE,
+            "exp": moment + _ID_TOKEN_LIFETIME,
+            "name": user.name or user.upn.partition("@")[0],
+            "oid": user.object_id,
+            "preferred_username": user.upn,
+            "rh": "0." + secrets.token_urlsafe(30),
+            "sub": _pairwise(app, user),
+            "tid": self.tenant_id,
+            "uti": secrets.token_urlsafe(16),
+            "ver": "2.0",
+        }
+        if nonce:
+            claims["nonce"] = nonce
+        return self._encoded(claims)
 
     def _claims(self, app: App, audience: str) -> dict[str, Any]:
         """Return what all tokens of an app say."""
@@ -126,6 +158,9 @@ class TokenService:
 
     def _signed(self, claims: dict[str, Any]) -> str:
         self.minted += 1
+        return self._encoded(claims)
+
+    def _encoded(self, claims: dict[str, Any]) -> str:
         return jwt.encode(claims, self.key.private, "RS256", headers={"kid": self.key.kid})
 
     def check(self, token: str) -> dict[str, Any] | None:
@@ -135,7 +170,7 @@ class TokenService:
                 token,
                 self.key.private.public_key(),
                 algorithms=["RS256"],
-                audience=EXCHANGE_AUDIENCES,
+                audience=self.audiences,
                 # The times are compared with the tenant's own clock below.
                 options={
                     "verify_exp": False,
@@ -149,3 +184,8 @@ class TokenService:
         moment = self._now().timestamp()
         current = claims["nbf"] <= moment < claims["exp"]
         return claims if current and claims["tid"] == self.tenant_id else None
+
+
+def _pairwise(app: App, user: User) -> str:
+    """Return the subject: the same for one person in one app, and another in any other."""
+    return hashlib.sha256(f"{user.object_id} {app.client_id}".encode()).hexdigest()

@@ -22,6 +22,7 @@ import requests
 
 from mailbridge.sandbox.ca import Authority
 from mailbridge.sandbox.directory import App
+from mailbridge.sandbox.entra_clients import add_basic
 from mailbridge.sandbox.entra_grants import TokenCall
 from mailbridge.sandbox.tenant import Tenant
 from mailbridge.sandbox.tokens import SigningKey
@@ -413,11 +414,9 @@ async def test_tls_is_verified_strictly_and_never_below_1_2(tenant: Tenant) -> N
 
 def test_basic_credentials_that_are_no_base64_are_ignored() -> None:
     """A broken Authorization header leaves the form as it is, so the answer is about the form."""
-    from mailbridge.sandbox.entra import _add_basic
-
     form: dict[str, str] = {}
-    _add_basic(form, "Basic !!!")
-    _add_basic(form, "Bearer " + base64.b64encode(b"a:b").decode())
+    add_basic(form, "Basic !!!")
+    add_basic(form, "Bearer " + base64.b64encode(b"a:b").decode())
     assert form == {}
-    _add_basic(form, "Basic " + base64.b64encode(b"id:p%2Bw+d").decode())
+    add_basic(form, "Basic " + base64.b64encode(b"id:p%2Bw+d").decode())
     assert form == {"client_id": "id", "client_secret": "p+w d"}
