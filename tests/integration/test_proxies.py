@@ -21,7 +21,7 @@ import pytest
 import structlog
 
 from mailbridge.errors import TemporaryError, Unavailable
-from mailbridge.model import AccessToken, Deferred, Delivered, Fingerprint
+from mailbridge.model import AccessToken, Deferred, Delivered
 from mailbridge.proxy.dial import dial
 from mailbridge.proxy.place import Proxy, parse
 from mailbridge.sandbox.ca import Authority
@@ -32,8 +32,8 @@ from mailbridge.sign_in.application import ApplicationSignIn
 from mailbridge.sign_in.token_http import TokenHttp
 from mailbridge.sinks.connector import Deadlines
 from mailbridge.sinks.webhook import WebhookSink
-from mailbridge.sources.base import Known
 from mailbridge.sources.transport import Line, MailServer, Tls, connect
+from mailbridge.store.store import Store
 from tests.contract import pop3_rigs
 from tests.contract.imap_rigs import Ledger, mail, source_for
 from tests.integration.test_diagnose import Bench
@@ -191,36 +191,22 @@ async def test_pop3_through_a_proxy(
     """POP3 goes the same way, with STLS too, where the greeting may come with the proxy's yes."""
     rig = pop3_rigs.SandboxRig(tenant, app, tls=tls)
     await rig.deliver(pop3_rigs.mail(1))
-    async with a_proxy(kind, rig.server.port) as proxy:
-        proxy.joins = tls == "starttls"
-        rig.server = replace(rig.server, port=NOWHERE, proxy=place(proxy))
-        async with pop3_rigs.source_for(rig, pool).session() as session:
-            found = [
-                message
-                async for batch in session.fetch(Known(checkpoint=None), Nothing())
-                for message in batch.messages
-            ]
+    store = await Store.open(
+        f"sqlite:///{tenant.files}/mailbridge.db", now=lambda: datetime.now(UTC)
+    )
+    desk = pop3_rigs.Desk(store)
+    try:
+        async with a_proxy(kind, rig.server.port) as proxy:
+            proxy.joins = tls == "starttls"
+            rig.server = replace(rig.server, port=NOWHERE, proxy=place(proxy))
+            await desk.look(pop3_rigs.source_for(rig, pool))
+    finally:
+        await store.close()
 
-    assert [pop3_rigs.number_of(one.raw) for one in found] == [1]
+    assert desk.numbers == [1]
     assert len(proxy.asked) == 1
     assert b"AUTH XOAUTH2" not in proxy.up
     assert b"Subject" not in proxy.down
-
-
-class Nothing:
-    """A memory that is empty."""
-
-    async def fingerprints(self, _uidvalidity: int) -> Sequence[Fingerprint]:
-        """Know no message."""
-        return []
-
-    async def unknown(self, _uidvalidity: int, uids: Sequence[int]) -> Sequence[int]:
-        """Know no UID."""
-        return uids
-
-    async def uidls(self) -> Sequence[str]:
-        """Know no UIDL."""
-        return []
 
 
 @pytest.mark.parametrize("kind", KINDS)
