@@ -10,7 +10,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint check format lock crash-test kill-test power-cut disk-full \
-    network-test soak     bench bench-parse corpus-test dist clean servers runtime dev
+    network-test soak bench bench-push bench-parse corpus-test dist clean servers runtime dev
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-19s%s\n", $$1, $$2}'
@@ -52,6 +52,10 @@ soak: dev servers ## ten minutes of load and misbehaving servers; ARGS="--minute
 
 bench: dev servers ## speed beside the peers, as a table and a chart
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
+
+bench-push: dev servers ## push for 1,000 mailboxes, polling, POP3, distance, neighbours
+	@scripts/servers.sh fetchmail curl
+	@$(BIN)/python -m benchmarks.push $(ARGS)
 
 corpus-test: dev ## parse 6,000 public mails and generated hostile ones
 	@$(BIN)/python -m benchmarks.corpus $(ARGS)
