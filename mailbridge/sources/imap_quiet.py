@@ -186,17 +186,11 @@ class QuietLine:
         told, wire.untagged_responses = wire.untagged_responses, {}
         held = wire.lend()
         self._line = LoopSocket(sock, heard=self._take, lost=self._lost)
-        for kind, words in told.items():
-            self._overheard(kind, words[-1])
+        for number in told.get("UIDVALIDITY", [])[-1:]:
+            if isinstance(number, bytes) and number.isdigit():
+                self._expect_number(int(number))
         self._take(held)
         self._line.drain()
-
-    def _overheard(self, kind: str, last: object) -> None:
-        """Judge what imaplib has collected, and nobody asked for."""
-        if kind == "BYE" and isinstance(last, bytes):
-            self._hung_up(last)
-        elif kind == "UIDVALIDITY" and isinstance(last, bytes) and last.isdigit():
-            self._expect_number(int(last))
 
     def hand_back(self) -> None:
         """Give the socket back to ``wire``; raises ``failure`` if there is one."""

@@ -384,9 +384,14 @@ async def test_a_server_that_will_not_idle_is_polled_from_then_on(
     scripted.scripts["IDLE"] = script
     async with watching(scripted, pool) as one:
         assert one.session.pushes
-        await one.stand_by(0.3)
-        assert not one.session.pushes
+        waiting = one.standing_by()
+        await until(lambda: not one.session._lookout.pushes)
         assert one.parking.push_sessions == 0
+        assert not waiting.done()
+        one.woken.set()
+        await waiting
+        one.woken.clear()
+        assert not one.session.pushes
         await one.stand_by(0.1)
         assert await one.unchanged()
     assert scripted.names("IDLE", "DONE") == ["IDLE"]
@@ -519,7 +524,7 @@ async def test_a_throttle_in_the_answer_is_obeyed(
     scripted.scripts[name] = throttle
     async with watching(scripted, pool) as one:
         if name == "IDLE":
-            await one.stand_by(0.3)
+            await one.stand_by()
         failure = await failure_of(one.unchanged())
         assert isinstance(failure, Throttled)
 
@@ -663,6 +668,19 @@ async def test_a_number_that_changes_under_the_session_is_told(
         assert (await failure_of(one.unchanged())).code == "imap.renumbered"
     async with watching(scripted, pool) as one:
         await one.stand_by()
+        assert (await failure_of(one.unchanged())).code == "imap.renumbered"
+
+
+async def test_a_number_that_imaplib_has_overheard_is_told(
+    scripted: ScriptedImap, pool: ThreadPoolExecutor
+) -> None:
+    """Another UIDVALIDITY in the middle of a fetch shows at the question behind it."""
+
+    async def search(talk: Talk, tag: str) -> None:
+        await talk.send("* SEARCH", f"* OK [UIDVALIDITY {UIDVALIDITY + 1}] moved", f"{tag} OK done")
+
+    scripted.scripts["UID SEARCH"] = search
+    async with watching(scripted, pool) as one:
         assert (await failure_of(one.unchanged())).code == "imap.renumbered"
 
 
