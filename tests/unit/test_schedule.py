@@ -93,7 +93,7 @@ async def test_a_cron_line_goes_by_the_new_time_of_day(wall: Wall) -> None:
     subject.wake_every(0.05, lambda: often.append(None), name="often")
     subject.start()
     await until(lambda: bool(often))
-    wall.ahead = timedelta(days=3).total_seconds()
+    wall.ahead = timedelta(days=3, hours=5).total_seconds()
 
     def due() -> datetime:
         [moment] = [
@@ -103,8 +103,10 @@ async def test_a_cron_line_goes_by_the_new_time_of_day(wall: Wall) -> None:
         return moment
 
     await until(lambda: due() > wall.now(UTC))
-    left = due() - wall.now(UTC)
+    moment, left = due(), due() - wall.now(UTC)
     subject.stop()
     await asyncio.sleep(0)
 
     assert left <= timedelta(days=1, seconds=5)
+    noon = moment.replace(hour=12, minute=0, second=0, microsecond=0)
+    assert abs(moment - noon) <= timedelta(seconds=5)

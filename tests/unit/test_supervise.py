@@ -299,6 +299,25 @@ async def test_a_throttle_is_shown_while_it_lasts_and_not_a_moment_longer() -> N
 
 
 @pytest.mark.usefixtures("quick")
+async def test_the_next_try_has_its_own_time() -> None:
+    """However long the pause was, the session that follows begins without a debt of time."""
+    slow = Life("slow", Throttled("later", retry_after=0.5), None)
+    live = slow.live
+    debts: list[bool] = []
+
+    async def noted() -> None:
+        debts.append(slow.health.overdue(0.4))
+        await live()
+
+    slow.live = noted  # type: ignore[method-assign]  # to look at the clock
+    task = asyncio.create_task(supervisor(Notices()).run([slow]))  # type: ignore[list-item]
+
+    await run_until(task, lambda: slow.lives >= 2)
+
+    assert debts[:2] == [False, False]
+
+
+@pytest.mark.usefixtures("quick")
 async def test_one_that_comes_and_goes_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between failures it is seen for a moment each time; that is no recovery, and no news."""
     monkeypatch.setattr(supervise, "RECOVERED_AFTER", 3600.0)
