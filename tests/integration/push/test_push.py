@@ -159,16 +159,31 @@ async def test_mail_ends_the_wait_and_the_wait_takes_no_thread(
 async def test_a_mail_that_was_found_in_passing_is_not_searched_for_again(
     rig: SandboxRig, pool: ThreadPoolExecutor
 ) -> None:
-    """From the push to the mail there is one SEARCH, asked without a thread."""
+    """From the push to the mail there is one SEARCH, asked without a thread, and no NOOP."""
     async with watching(rig, pool) as one:
         waiting = one.standing_by()
         await parked(rig)
-        before = len(rig.commands("SEARCH"))
+        before = len(rig.commands("SEARCH")), len(rig.commands("NOOP"))
         await rig.deliver(mail(1))
         await waiting
         assert not await one.unchanged()
         assert await one.look() == [1]
-    assert len(rig.commands("SEARCH")) == before + 1
+    assert (len(rig.commands("SEARCH")) - 1, len(rig.commands("NOOP"))) == before
+
+
+async def test_what_was_found_in_passing_counts_only_as_long_as_nothing_new_is_told(
+    scripted: ScriptedImap, pool: ThreadPoolExecutor
+) -> None:
+    """Mail that comes between the question and the look is looked for."""
+    async with watching(scripted, pool) as one:
+        uid, wire = one.checkpoint.uid, one.session._lookout._wire
+        scripted.uids.append(uid + 1)
+        assert not await one.unchanged()
+        before = wire.changes
+        scripted.uids.append(uid + 2)
+        await scripted.talks[0].send("* 2 EXISTS")
+        await until(lambda: wire.changes > before)
+        assert await one.session._lookout.beyond(uid) == [uid + 1, uid + 2]
 
 
 @pytest.mark.parametrize(
@@ -854,8 +869,11 @@ async def test_a_session_that_is_left_while_parked_leaks_nothing(
     """Closing takes the socket out of the loop and says goodbye to the server."""
     async with watching(rig, pool) as one:
         await one.stand_by(0.1)
-        sock = one.sock
+        sock, number = one.sock, one.sock.fileno()
+        line = await one.session._lookout._driver.quiet()
     assert sock.fileno() == -1
+    assert line.failure is None  # the farewell was not for the loop to read
+    assert not asyncio.get_running_loop().remove_reader(number)
     assert len(rig.commands("LOGOUT")) == 1
 
 
