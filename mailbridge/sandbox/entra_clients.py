@@ -109,11 +109,12 @@ def _check_own(
 def _check_signature(app: App, token: str, header: dict[str, Any], moment: datetime) -> None:
     if not app.certificates:
         raise errors.key_not_registered(app.client_id)
-    sha1, sha256 = header.get("x5t"), header.get("x5t#S256")
+    # msal leaves the padding on, which RFC 7515 wants off; Entra takes both.
+    sha1, sha256 = (str(header.get(name) or "").rstrip("=") for name in ("x5t", "x5t#S256"))
     certificate = next(
         (one for one in app.certificates if sha1 == x5t(one) or sha256 == x5t_s256(one)), None
     )
-    shown = _hexadecimal(str(sha1 or sha256 or ""))
+    shown = _hexadecimal(sha1 or sha256)
     if certificate is None:
         raise errors.key_trouble(app.client_id, "The key was not found.", shown)
     dates = _dates(certificate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -16,6 +16,9 @@ from mailbridge.sandbox.entra_ledger import DEVICE_LIFETIME, Device, SignedIn
 from mailbridge.sandbox.entra_scopes import one_resource
 from mailbridge.sandbox.entra_state import State
 from mailbridge.sandbox.entra_user_errors import admin_needed, declined
+
+#: refusals by the person rather than by a policy: Cancel at consent, or no administrator at hand
+_DECLINED: Final = frozenset({declined().code, admin_needed().code})
 
 
 def start(state: State, form: dict[str, str], tenant: str) -> dict[str, Any]:
@@ -79,7 +82,7 @@ class DevicePage:
 
         def failed(error: EntraError | None) -> web.Response:
             device.state, device.error = "refused", _told(error)
-            if error is None:
+            if error is None or error.code in _DECLINED:
                 return pages.message("declined", device.app.name, "Sign-in was cancelled.")
             return self._browsing.error_page(request, error)
 
@@ -96,7 +99,7 @@ class DevicePage:
 
 def _told(error: EntraError | None) -> EntraError:
     """Return what the device hears: that the person declined, or which policy forbids it."""
-    if error is None or error.code in {declined().code, admin_needed().code}:
+    if error is None or error.code in _DECLINED:
         return grant_errors.device_declined()
     return EntraError(
         error.status,
