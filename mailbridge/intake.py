@@ -179,7 +179,7 @@ class Intake:
                 await self._sweep(session)
         finally:
             if keeps:
-                self._slots.ended(time.monotonic() - began)
+                self._slots.ended()
         if session.pushes and keeps:
             self._woken.set()  # nothing else would bring the next session
 

@@ -15,11 +15,13 @@ from mailbridge.errors import Throttled
 #: connections of one mailbox at a time. Exchange Online publishes no limit, 16 is what others
 #: have seen, and fast reconnects count (docs/exchange-online, "Limits and timing")
 CONNECTIONS: Final = 3
-#: seconds between two sign-ins of one mailbox: at least, and at most while sessions end early
+#: seconds between two sign-ins of one mailbox
 LOGIN_GAP: Final = 1.0
-LONGEST_LOGIN_GAP: Final = 60.0
-#: seconds after which the end of a session is no longer an early one
-EARLY: Final = 30.0
+#: sign-ins that may follow so soon upon sessions that ended, whatever ended them: an alarm must
+#: not wait longer because the network failed a few times
+RETURNS: Final = 6
+#: seconds until one more may, and between two sign-ins when all are used up
+PER_RETURN: Final = 30.0
 
 
 class Room:
@@ -69,9 +71,9 @@ class MailboxSlots:
 
     Each folder needs one of its own. Where there are more folders than ``limit``, the first
     ``limit - 1`` keep theirs, and the others take turns with the last one: they are polled.
-    Sign-ins are a second apart; that doubles up to a minute while sessions that were to be
-    kept end early, whatever the reason, so that nobody hammers a server that hangs up each
-    time. While the server throttles the mailbox, no folder of it signs in.
+    Sign-ins are a second apart. When sessions that were to be kept have ended a few times, one
+    comes in half a minute, so that nobody hammers a server that hangs up each time. While the
+    server throttles the mailbox, no folder of it signs in.
     """
 
     def __init__(
@@ -88,8 +90,9 @@ class MailboxSlots:
         self._clock = clock
         self._free_at = 0.0
         self._held_until = 0.0
-        #: sessions in a row that ended early
-        self._early = 0
+        #: sign-ins that may come soon, and when they were counted last
+        self._returns = float(RETURNS)
+        self._counted_at = clock()
 
     def claim(self) -> bool:
         """Give the next folder its place; ``True`` if that is its own and a session may be kept."""
@@ -121,14 +124,15 @@ class MailboxSlots:
         """Let no folder of the mailbox sign in for so long: the server asked for it."""
         self._held_until = max(self._held_until, self._clock() + seconds)
 
-    def ended(self, seconds: float) -> None:
-        """Note how long a session lasted that was to be kept."""
-        if seconds >= EARLY:
-            self._early = 0
-            return
-        gap = min(LONGEST_LOGIN_GAP, LOGIN_GAP * 2.0 ** min(self._early, 20))
-        self._early += 1
-        self._free_at = max(self._free_at, self._clock() + self._jittered(gap))
+    def ended(self) -> None:
+        """Note that a session ended which was to be kept."""
+        now = self._clock()
+        earned = (now - self._counted_at) / PER_RETURN
+        self._returns, self._counted_at = min(RETURNS, self._returns + earned), now
+        soon = self._returns >= 1.0
+        self._returns -= soon
+        gap = LOGIN_GAP if soon else PER_RETURN
+        self._free_at = max(self._free_at, now + self._jittered(gap))
 
     def _jittered(self, seconds: float) -> float:
         return seconds * self._rng.uniform(1.0, 1.25)

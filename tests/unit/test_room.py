@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from mailbridge.errors import Throttled
-from mailbridge.room import EARLY, LONGEST_LOGIN_GAP, MailboxSlots, Room
+from mailbridge.room import PER_RETURN, RETURNS, MailboxSlots, Room
 
 
 async def test_so_many_and_no_more() -> None:
@@ -116,26 +116,32 @@ def test_sign_ins_of_a_mailbox_are_a_second_apart() -> None:
 
 
 def test_a_server_that_hangs_up_each_time_is_not_hammered() -> None:
-    """Each session that ends early doubles the wait, up to a minute; one that lasts ends that."""
+    """A few sessions that end are followed at once; from then on two sign-ins come in a minute."""
     seconds = Seconds()
     subject = slots(1, seconds)
     waits: list[float] = []
-    for _ in range(10):
+    for _ in range(RETURNS + 6):
         waits.append(subject.book())
         seconds.now += waits[-1] + 0.1
-        subject.ended(0.1)
-    seconds.now += subject.book()
-    subject.ended(EARLY)
-    seconds.now += 2.0
-    after = subject.book()
-    subject.ended(0.1)
+        subject.ended()
 
     assert waits[0] == 0.0
-    for number, wait in enumerate(waits[1:]):
-        least = min(2.0**number, LONGEST_LOGIN_GAP)
-        assert least * 0.85 <= wait <= least * 1.25
-    assert after == 0.0
-    assert subject.book() <= 1.25
+    assert all(0.9 <= wait <= 1.25 for wait in waits[1 : RETURNS + 1])
+    hammered = waits[RETURNS + 1 :]
+    assert sum(hammered) >= 0.45 * PER_RETURN * len(hammered)
+
+
+def test_a_network_that_fails_now_and_then_costs_a_second() -> None:
+    """Sessions that end every half minute are replaced at once, for ever."""
+    seconds = Seconds()
+    subject = slots(1, seconds)
+    waits: list[float] = []
+    for _ in range(50):
+        waits.append(subject.book())
+        seconds.now += waits[-1] + PER_RETURN
+        subject.ended()
+
+    assert max(waits) <= 1.25
 
 
 def test_nobody_signs_in_while_the_server_throttles() -> None:
