@@ -30,7 +30,7 @@ from benchmarks import chart, contestants
 from benchmarks.contestants import Bench, ContestantError, Variant, Work
 from benchmarks.goals import Result, Summary, judge, summarise
 from benchmarks.mails import mails
-from benchmarks.measure import Run, running_sink
+from benchmarks.measure import Run, compile_all, running_sink
 from tests.campaigns.harness import Tenant
 from tests.servers.dovecot import Dovecot
 from tests.servers.postgres import Postgres, running_postgres
@@ -153,6 +153,7 @@ def measure(
     console: Console,
 ) -> list[Run]:
     """Run everything ``runs`` times, each round beginning with another contestant."""
+    compile_all()
     # Everybody reads from a warm page cache; without this the first one would pay for it.
     for work in works.values():
         contestants.drain(bench, work)

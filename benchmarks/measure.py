@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,18 @@ from typing import Any, Self
 HERE = Path(__file__).parent
 #: seconds between two looks at a process or at the receiver
 LOOK = 0.02
+
+
+def compile_all() -> None:
+    """Compile the program and its packages, as every start but the first finds them.
+
+    Where ``PYTHONDONTWRITEBYTECODE`` is set, every start would compile all of it again: seconds
+    of CPU and megabytes that no installation pays for.
+    """
+    folders = [sysconfig.get_paths()["platlib"], str(HERE.parent / "mailbridge")]
+    words = [sys.executable, "-m", "compileall", "-qq", "-j", "0", *folders]
+    # Some packages bring files that are no Python; nobody imports those.
+    subprocess.run(words, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
