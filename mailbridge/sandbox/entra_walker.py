@@ -141,8 +141,9 @@ class Browser:
     def __init__(self, session: aiohttp.ClientSession, base_url: str) -> None:
         self._session = session
         self._base_url = base_url
-        #: pages of the last walk, in order, and what its consent page listed
+        #: pages of the last walk, in order, by name and as HTML; what its consent page listed
         self.seen: list[str] = []
+        self.html: list[str] = []
         self.scopes: list[str] = []
 
     @classmethod
@@ -192,7 +193,7 @@ class Browser:
         return landing.pages[-1]
 
     async def _walk(self, url: str, typed: dict[str, str], person: _Person) -> Landing:
-        self.seen, self.scopes = [], []
+        self.seen, self.html, self.scopes = [], [], []
         method, form = "GET", dict[str, str]()
         for _ in range(_LONGEST_WALK):
             landing, page, url = await self._load(method, url, form)
@@ -220,7 +221,8 @@ class Browser:
         ) as response:
             location = response.headers.get("Location")
             if location is None:
-                return None, read_page(await response.text()), url
+                self.html.append(await response.text())
+                return None, read_page(self.html[-1]), url
         parts = urlsplit(location)
         fields = dict(parse_qsl(parts.fragment or parts.query, keep_blank_values=True))
         return self._landing(location, fields, "GET"), Page(), url
