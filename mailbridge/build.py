@@ -19,6 +19,8 @@ from mailbridge.intake import Intake
 from mailbridge.retry import POLICIES
 from mailbridge.room import MailboxSlots, Room
 from mailbridge.sign_in.application import ApplicationSignIn
+from mailbridge.sign_in.credentials import ClientSecret
+from mailbridge.sign_in.registration import Registration
 from mailbridge.sinks.webhook import WebhookSink
 from mailbridge.sources.base import Source
 from mailbridge.sources.imap import FetchLimits, ImapSource
@@ -172,17 +174,15 @@ def build_sign_in(config: Config, name: str, run: Callable[..., Any]) -> Applica
     """Return the sign-in of an app registration; ``run`` runs what blocks in a thread."""
     app = config.apps[name]
     secrets = [s.reveal() for s in app.credential.client_secret] if app.credential else []
-    return ApplicationSignIn(
+    registration = Registration(
         name=name,
         authority_url=app.authority_url,
         client_id=app.client_id,
-        secrets=secrets,
-        scope=app.scope,
+        credentials=[ClientSecret(secret) for secret in secrets],
         ca=app.ca,
         proxy=app.proxy,
-        now=utc_now,
-        run=run,
     )
+    return ApplicationSignIn(app=registration, scope=app.scope, now=utc_now, run=run)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

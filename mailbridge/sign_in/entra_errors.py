@@ -14,8 +14,10 @@ from mailbridge.errors import MailbridgeError, SignInRejected, Unavailable
 #: characters of Entra's description that go into an error
 WORDS: Final = 300
 
-#: errors of a secret: another one of the app may still be good
-SECRET_ERRORS: Final = frozenset({"AADSTS7000215", "AADSTS7000222"})
+#: errors of a secret or certificate: another one of the app may still be good
+CREDENTIAL_ERRORS: Final = frozenset(
+    {"AADSTS7000215", "AADSTS7000222", "AADSTS700027", "AADSTS50012", "AADSTS700030"}
+)
 
 _APP: Final = "Entra > App registrations > the app"
 #: errors that a person has to mend, and how
@@ -33,14 +35,31 @@ FIXES: Final[Mapping[int, str]] = {
     90038: "Set `cloud` to the national cloud of the tenant.",
     50194: "Write the tenant's GUID, not `common`.",
     9001023: "Write the tenant's GUID, not `common`.",
-    7000218: "Give the app a credential.",
+    7000218: "Give the app a credential, or switch `Allow public client flows` on "
+    f"({_APP} > Authentication).",
     700025: f"Register the redirect URI under Web, not Mobile ({_APP} > Authentication).",
+    7000216: "Give the app a credential.",
+    9002325: f"Register the redirect URI under Web or Mobile, not Single-page ({_APP} > "
+    "Authentication).",
+    9002327: f"Register the redirect URI under Web or Mobile, not Single-page ({_APP} > "
+    "Authentication).",
+    50011: f"Register the redirect URI exactly as it is shown here ({_APP} > Authentication).",
+    900971: f"Register a redirect URI ({_APP} > Authentication).",
+    700005: "Use the same `tenant` for signing in and for tokens.",
+    7000012: "Sign in again: the grant was given in another tenant.",
+    650053: f"Add the permission ({_APP} > API permissions).",
     700027: f"Upload the certificate's public part ({_APP} > Certificates & secrets).",
     700024: "Set the clock by NTP.",
     500133: "Set the clock by NTP.",
     700213: f"Compare issuer, subject and audience ({_APP} > Federated credentials).",
-    70021: f"Compare issuer, subject and audience ({_APP} > Federated credentials).",
-    700211: f"Compare issuer, subject and audience ({_APP} > Federated credentials).",
+    **dict.fromkeys(
+        (70021, 70025, 700211, 700212, 7002138),
+        f"Compare issuer, subject and audience ({_APP} > Federated credentials).",
+    ),
+    700222: "Present a token of another identity provider, or use `managed_identity`.",
+    50013: "Check that Entra can read the keys that the token's issuer publishes.",
+    50012: f"Upload the certificate's public part ({_APP} > Certificates & secrets).",
+    700030: f"Upload the certificate's public part ({_APP} > Certificates & secrets).",
     53003: "Exclude the app from the Conditional Access policy (Entra > Sign-in logs names it).",
     1000031: "Unblock the app: Entra > Enterprise applications > the app > Properties.",
     1002012: "Ask for https://outlook.office365.com/.default and nothing else.",
@@ -55,7 +74,7 @@ FIXES: Final[Mapping[int, str]] = {
     50105: "Assign the user to the app, or switch `Assignment required` off.",
 }
 #: outages and overload at Entra, whatever HTTP status and `error` they come with
-_PASSING: Final = frozenset(
+PASSING: Final = frozenset(
     {50033, 50087, 50196, 70012, 80001, 80002, 80005, 80007, 80014}
     | {90006, 90012, 90024, 90033, 90055, 90090}
 )
@@ -86,16 +105,17 @@ def refusal(answer: Mapping[str, Any]) -> MailbridgeError:
     """
     description = str(answer.get("error_description") or "")
     kind = str(answer.get("error") or "")[:60]
-    number = _number(answer, description)
+    number = number_of(answer)
     code = f"AADSTS{number}" if number else f"entra.{kind or 'unknown'}"
     text = first_line(description) or f"Entra refused the request ({kind or 'no reason given'})"
-    if number not in _PASSING and (number in FIXES or kind in _FINAL):
+    if number not in PASSING and (number in FIXES or kind in _FINAL):
         return SignInRejected(text, code=code, fix=FIXES.get(number, ""))
     return Unavailable(text, code=code)
 
 
-def _number(answer: Mapping[str, Any], description: str) -> int:
-    match = _CODE.search(description)
+def number_of(answer: Mapping[str, Any]) -> int:
+    """Return the number of an AADSTS error, 0 where there is none."""
+    match = _CODE.search(str(answer.get("error_description") or ""))
     if match:
         return int(match[1])
     codes = answer.get("error_codes")

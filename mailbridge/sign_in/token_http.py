@@ -83,16 +83,20 @@ class TokenHttp:
         """Nothing is kept open between two requests, which are an hour apart."""
 
     def _send(self, method: str, url: str, given: dict[str, Any]) -> Answer:
+        return self._checked(*self.fetch(method, url, given))
+
+    def fetch(
+        self, method: str, url: str, given: dict[str, Any]
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Return status, headers and body, whatever they are; raises ``Unavailable``."""
         failure: MailbridgeError | None = None
         try:
-            status, headers, content = self._exchange(method, url, given)
+            return self._exchange(method, url, given)
         except MailbridgeError:
             raise
         except (requests.RequestException, OSError, ValueError) as exc:
             failure = _unreachable(exc, url)
-        if failure is not None:
-            raise failure
-        return self._checked(status, headers, content)
+        raise failure
 
     def _exchange(
         self, method: str, url: str, given: dict[str, Any]
@@ -117,7 +121,7 @@ class TokenHttp:
                 return response.status_code, dict(response.headers), _content(response)
 
     def _checked(self, status: int, headers: dict[str, str], content: bytes) -> Answer:
-        pause = _retry_after(headers)
+        pause = retry_after(headers)
         code = f"entra.http_{status}"
         if status == _TOO_MANY or (status >= _SERVER_ERROR and pause is not None):
             raise Throttled(
@@ -206,7 +210,7 @@ def _content(response: requests.Response) -> bytes:
     return b"".join(parts)
 
 
-def _retry_after(headers: dict[str, str]) -> float | None:
+def retry_after(headers: dict[str, str]) -> float | None:
     """Return the seconds of Retry-After (RFC 9110, 10.2.3), bounded; ``None`` without it."""
     value = next((text for name, text in headers.items() if name.lower() == "retry-after"), "")
     if not value:

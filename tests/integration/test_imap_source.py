@@ -28,6 +28,8 @@ from mailbridge.sandbox.directory import App
 from mailbridge.sandbox.tenant import Tenant
 from mailbridge.sandbox.tokens import SigningKey
 from mailbridge.sign_in.application import ApplicationSignIn
+from mailbridge.sign_in.credentials import ClientSecret
+from mailbridge.sign_in.registration import Registration
 from mailbridge.sources.imap import FetchLimits
 from mailbridge.sources.transport import MailServer
 from tests.contract.imap_rigs import Ledger, SandboxRig, mail, source_for
@@ -843,13 +845,16 @@ async def test_a_session_with_a_real_sign_in(rig: SandboxRig, pool: ThreadPoolEx
     def run(function: Callable[..., Any], *args: Any) -> Any:
         return asyncio.get_running_loop().run_in_executor(pool, function, *args)
 
-    sign_in = ApplicationSignIn(
+    registration = Registration(
         name=app.name,
         authority_url=rig.tenant.entra.authority,
         client_id=app.client_id,
-        secrets=[app.secret],
-        scope="https://outlook.office365.com/.default",
+        credentials=[ClientSecret(app.secret)],
         ca=rig.tenant.ca_file,
+    )
+    sign_in = ApplicationSignIn(
+        app=registration,
+        scope="https://outlook.office365.com/.default",
         now=lambda: datetime.now(UTC),
         run=run,
     )

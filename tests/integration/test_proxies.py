@@ -29,6 +29,8 @@ from mailbridge.sandbox.directory import App
 from mailbridge.sandbox.tenant import Tenant
 from mailbridge.sandbox.tokens import SigningKey
 from mailbridge.sign_in.application import ApplicationSignIn
+from mailbridge.sign_in.credentials import ClientSecret
+from mailbridge.sign_in.registration import Registration
 from mailbridge.sign_in.token_http import TokenHttp
 from mailbridge.sinks.connector import Deadlines
 from mailbridge.sinks.webhook import WebhookSink
@@ -403,16 +405,19 @@ class Desk:
 
     def sign_in(self, proxy: Proxy) -> ApplicationSignIn:
         """Return a sign-in through this proxy."""
-        return ApplicationSignIn(
+        app = Registration(
             name="alarm-app",
             authority_url=self.entra.authority,
             client_id=self._app.client_id,
-            secrets=[self._app.secret],
-            scope="https://outlook.office365.com/.default",
+            credentials=[ClientSecret(self._app.secret)],
             ca=self.ca,
+            proxy=proxy,
+        )
+        return ApplicationSignIn(
+            app=app,
+            scope="https://outlook.office365.com/.default",
             now=lambda: datetime.now(UTC),
             run=self.run,
-            proxy=proxy,
         )
 
 

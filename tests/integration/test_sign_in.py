@@ -26,6 +26,8 @@ from mailbridge.sandbox.tenant import Tenant
 from mailbridge.sandbox.tokens import SigningKey
 from mailbridge.sign_in.application import ApplicationSignIn
 from mailbridge.sign_in.claims import claims
+from mailbridge.sign_in.credentials import ClientSecret
+from mailbridge.sign_in.registration import Registration
 from tests.conftest import Clock
 
 SCOPE = "https://outlook.office365.com/.default"
@@ -63,17 +65,16 @@ class Desk:
 
     def sign_in(self, app: App, *secrets: str, **changed: Any) -> ApplicationSignIn:
         """Return a sign-in of the app, with its own secret if no other is given."""
+        scope = changed.pop("scope", SCOPE)
         settings: dict[str, Any] = {
             "name": "alarm-app",
             "authority_url": self.tenant.entra.authority,
             "client_id": app.client_id,
-            "secrets": secrets or (app.secret,),
-            "scope": SCOPE,
+            "credentials": [ClientSecret(one) for one in secrets or (app.secret,)],
             "ca": self.tenant.ca_file,
-            "now": self.clock,
-            "run": self.run,
         }
-        return ApplicationSignIn(**{**settings, **changed})
+        registration = Registration(**{**settings, **changed})
+        return ApplicationSignIn(app=registration, scope=scope, now=self.clock, run=self.run)
 
     @property
     def asked(self) -> int:
@@ -282,7 +283,7 @@ async def test_what_only_a_person_can_mend_is_rejected(desk: Desk, app: App) -> 
 async def test_an_app_without_a_credential_says_so(desk: Desk, app: App) -> None:
     """A public client cannot have application access; nothing is sent."""
     with pytest.raises(SignInRejected, match="no credential"):
-        await desk.sign_in(app, secrets=()).token()
+        await desk.sign_in(app, credentials=()).token()
 
     assert desk.asked == 0
 

@@ -98,8 +98,9 @@ def test_a_description_is_one_bounded_line_without_anything_token_like() -> None
 
 def test_a_secret_hides_itself() -> None:
     """It is in no repr, and it takes itself out of a text."""
-    secret = ClientSecret(value="s3cret~value")
+    secret = ClientSecret("s3cret~value")
 
     assert "s3cret" not in repr(secret)
     assert secret.hide("the secret s3cret~value is wrong") == "the secret *** is wrong"
-    assert secret.for_msal() == "s3cret~value"
+    assert secret.proof().value == "s3cret~value"
+    assert "s3cret" not in repr(secret.proof())
