@@ -31,6 +31,7 @@ class Access:
         # Commands that read a lot must not make the one writing connection wait. PostgreSQL has
         # connections to spare; for SQLite a second, read-only one is made when it is needed.
         self._reader: Database | None = None if hold else database
+        self._unfinished: set[asyncio.Future[None]] = set()
         self._closed = False
 
     @classmethod
@@ -79,6 +80,16 @@ class Access:
                 raise
             return await self.database.run(work, again=again)
 
+    async def see_through(self, work: Callable[[sa.Connection], None]) -> None:
+        """Run a transaction that happens also when its caller is cancelled while it waits.
+
+        Without this, one that still waits for the thread would be forgotten.
+        """
+        running = asyncio.ensure_future(self.run(work))
+        self._unfinished.add(running)
+        running.add_done_callback(self._unfinished.discard)
+        await asyncio.shield(running)
+
     async def admit(self, work: Callable[[sa.Connection], T]) -> T:
         """Run a transaction that takes in mail; on a full disk it is refused, and waits.
 
@@ -107,6 +118,8 @@ class Access:
         if self._closed:
             return
         self._closed = True
+        if self._unfinished:
+            await asyncio.wait(self._unfinished)
         if self._reader and self._reader is not self.database:
             await self._reader.close()
         await self.database.close()

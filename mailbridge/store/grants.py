@@ -93,7 +93,7 @@ class Grants:
     async def save_grant(self, grant: Grant) -> None:
         """Keep a grant in place of the former one; when this returns, a crash loses nothing."""
         keys = self._required()
-        await self._access.run(lambda connection: _write(connection, keys, grant))
+        await self._access.see_through(lambda connection: _write(connection, keys, grant))
 
     async def forget_grant(self, app: str, account: str) -> bool:
         """Remove a grant, a damaged one too; tells whether there was one."""
