@@ -140,10 +140,6 @@ PEOPLE: Final[Mapping[int, Why]] = {
         (501481, 50147),
         Why(state="needs_consent", reason="the sign-in does not belong to this attempt"),
     ),
-    **dict.fromkeys(
-        (70018, 70019, 70020),
-        Why(state="needs_consent", reason="the code has ended; it is good for 15 minutes"),
-    ),
     80012: Why(
         state="rejected",
         reason="the account may not sign in at this hour",
@@ -154,8 +150,16 @@ PEOPLE: Final[Mapping[int, Why]] = {
 _INTERACTIVE: Final = frozenset({"interaction_required", "consent_required", "login_required"})
 #: the same where there is no number: another server than Entra, or a device (RFC 6749, 8628)
 _ASK_THE_PERSON: Final = _INTERACTIVE | {
-    *("invalid_grant", "access_denied"),
-    *("authorization_declined", "expired_token", "bad_verification_code"),
+    "invalid_grant",
+    "access_denied",
+}
+#: what devices are told; the numbers that come along mean other things elsewhere
+_DEVICE: Final[Mapping[str, Why]] = {
+    "authorization_declined": Why(state="needs_consent", reason="the sign-in was declined"),
+    **dict.fromkeys(
+        ("expired_token", "bad_verification_code"),
+        Why(state="needs_consent", reason="the code has ended; it is good for 15 minutes"),
+    ),
 }
 _LOCKED: Final = 50053
 
@@ -178,9 +182,9 @@ def explainer(
                 code="AADSTS50053",
                 fix="Correct the password, and see Entra > Sign-in logs.",
             )
-        why = PEOPLE.get(number)
         kind = str(answer.get("error") or "")[:60]
-        code = f"AADSTS{number}"
+        why = _DEVICE.get(kind) or PEOPLE.get(number)
+        code = f"entra.{kind}" if kind in _DEVICE else f"AADSTS{number}"
         if number in PASSING:
             return refusal(answer)
         if why is None and (kind in _INTERACTIVE if number else kind in _ASK_THE_PERSON):
@@ -199,7 +203,7 @@ def explainer(
 
 _STATES: Final[Mapping[str, State]] = {
     **{f"AADSTS{number}": why.state for number, why in PEOPLE.items()},
-    **{f"entra.{kind}": "needs_consent" for kind in _ASK_THE_PERSON},
+    **{f"entra.{kind}": "needs_consent" for kind in (*_ASK_THE_PERSON, *_DEVICE)},
     "sign_in.no_grant": "needs_consent",
     "sign_in.other_account": "needs_consent",
     "sign_in.incomplete": "needs_consent",

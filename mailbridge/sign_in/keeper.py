@@ -140,6 +140,11 @@ class TokenKeeper:
         if self._held is not None:
             self._held = _Held(token=self._held.token, refresh_at=self._now())
 
+    async def drop(self) -> None:
+        """Forget everything, the token in hand too."""
+        await self.settle()
+        self._held = self._pause = self._forced_at = self.error = None
+
     async def settle(self, patience: float = 0.0) -> None:
         """Let a request that is under way finish for ``patience`` seconds, then end it."""
         task = self._refreshing
