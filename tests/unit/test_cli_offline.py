@@ -69,9 +69,9 @@ def test_check_prints_every_problem_with_its_place_and_fix(tmp_path: Path) -> No
     rows = done.stdout.decode().splitlines()
     places = [re.match(r"mailbridge\.yaml:(\d+): ([a-z.]+): .+\. Fix: .+", row) for row in rows]
     assert [(place[1], place[2]) for place in places if place] == [
-        ("32", "mailboxes.alarm.address"),
-        ("33", "mailboxes.alarm.adress"),
-        ("38", "mailboxes.alarm.fetch.every"),
+        ("33", "mailboxes.alarm.address"),
+        ("34", "mailboxes.alarm.adress"),
+        ("39", "mailboxes.alarm.fetch.every"),
     ]
     assert len(rows) == 3
 
