@@ -223,7 +223,13 @@ MISTAKES = [
     m("tls: {}", "proxy:\n    tls: {}", "webhooks.erp.proxy", "has no value", "or off"),
     m("tls: {}", "proxy: [x]\n    tls: {}", "webhooks.erp.proxy", "not the URL of a", "or off"),
     m("tls: {}", "proxy: {env: SHORT}\n    tls: {}", "webhooks.erp.proxy", "not the URL", "http:"),
-    m("tls: {}", "proxy: {env: NONE}\n    tls: {}", "webhooks.erp.proxy.env", "not set", "set NONE"),
+    m(
+        "tls: {}",
+        "proxy: {env: NONE}\n    tls: {}",
+        "webhooks.erp.proxy.env",
+        "not set",
+        "set NONE",
+    ),
     # types
     m(
         "    fetch:\n",
