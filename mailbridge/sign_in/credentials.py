@@ -102,7 +102,7 @@ class ClientSecret:
             self._seen.add(fresh)
         return Proof(
             value=self._value,
-            mark=_mark(self._value.encode()),
+            mark=mark(self._value.encode()),
             label="client secret",
         )
 
@@ -147,7 +147,7 @@ class Certificate:
         return Proof(
             # msal takes the key itself, so that its plain text stands nowhere.
             value={"private_key": found.key, "public_certificate": found.pem},
-            mark=_mark(found.pem.encode()),
+            mark=mark(found.pem.encode()),
             label=f"certificate {found.thumbprint}",
         )
 
@@ -223,5 +223,6 @@ def expiries(credentials: Sequence[Credential]) -> tuple[Expiry, ...]:
     return tuple(dict.fromkeys(expiry for expiry in known if expiry is not None))
 
 
-def _mark(content: bytes) -> str:
+def mark(content: bytes) -> str:
+    """Return what tells one secret from another without saying what it is."""
     return hashlib.sha256(content).hexdigest()

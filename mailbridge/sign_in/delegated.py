@@ -28,7 +28,7 @@ from mailbridge.model import AccessToken, Grant
 from mailbridge.sign_in.account import Account, scopes_of
 from mailbridge.sign_in.application import taken
 from mailbridge.sign_in.base import Expiry, Kind, Standing, state_of
-from mailbridge.sign_in.credentials import expiries
+from mailbridge.sign_in.credentials import expiries, mark
 from mailbridge.sign_in.entra_people import TOKEN_ERRORS, person_state
 from mailbridge.sign_in.failures import copied
 from mailbridge.sign_in.keeper import USABLE, Fetched, TokenKeeper
@@ -191,7 +191,7 @@ class DelegatedSignIn:
             grant = await self._grants.grant(self.name, self.account.address)
         except MailbridgeError:
             return False  # the refusal is still the better answer
-        return grant is not None and grant.refresh_token != self._refused
+        return grant is not None and mark(grant.refresh_token.encode()) != self._refused
 
     async def _fetch(self) -> Fetched | MailbridgeError:
         left_over = self._unsaved
@@ -206,7 +206,7 @@ class DelegatedSignIn:
         asked_at = self._now()
         renewed = await self._run(self._renew, grant, asked_at)
         if isinstance(renewed, MailbridgeError):
-            self._refused = grant.refresh_token
+            self._refused = mark(grant.refresh_token.encode())
             return renewed
         # Kept until it is committed: the server may not take the former one a second time.
         self._unsaved = renewed

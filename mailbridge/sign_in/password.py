@@ -132,20 +132,20 @@ class PasswordSignIn:
 
     def _changed(self) -> bool:
         """Tell whether the password is another one than the one that was refused."""
-        return bool(self._refused) and self._password.proof().value != self._refused
+        return bool(self._refused) and self._password.proof().mark != self._refused
 
     def _ask(self) -> Mapping[str, Any] | MailbridgeError:
-        password: str = self._password.proof().value
+        proof = self._password.proof()
         scopes = self.account.scopes(self.account.permissions)
 
         def question(client: Any) -> Mapping[str, Any]:
             return client.acquire_token_by_username_password(  # type: ignore[no-any-return] # untyped
-                self.account.address, password, scopes
+                self.account.address, proof.value, scopes
             )
 
         answer = self._app.ask(
             question, explain=self.account.explain, bare=True, hide=self._password.hide
         )
         rejected = isinstance(answer, SignInRejected)
-        self._refused = password if rejected else ""
+        self._refused = proof.mark if rejected else ""
         return answer
