@@ -46,8 +46,8 @@ def db_rekey(
 ) -> None:
     """Encrypt all grants under a new key (`mailbridge secret key` makes one); daemon stopped.
 
-    All or nothing: if it is interrupted, either key opens all of them, and it may be run again.
-    The same without this command: write `key: [NEW, FORMER]` and restart the daemon.
+    All or nothing: whatever interrupts it, one of the two keys opens all of them; run it again.
+    The daemon does the same by itself when it is started with `key: [NEW, FORMER]`.
     """
     from mailbridge.cli.main import load_config
 
@@ -64,7 +64,7 @@ def db_rekey(
             return await store.grants.rekey([new, *configured(config)], alone=True)
 
     count = run_async(rekey())
-    say(f"{count} grants encrypted anew, under the key {new.fingerprint}")
+    say(f"grants encrypted anew under the key {new.fingerprint}: {count}")
     tell(_NEXT)
 
 
@@ -93,7 +93,7 @@ def db_forget_grants(
                 return await store.grants.forget_damaged(configured(config))
             return await store.grants.forget_all()
 
-    say(f"{run_async(forget())} grants removed")
+    say(f"grants removed: {run_async(forget())}")
 
 
 def configured(config: Config) -> Sequence[Key]:
