@@ -34,8 +34,9 @@ class Size:
 
     boxes: int = 50
     per_second: float = 20.0
-    well: float = 40.0
-    ill: float = 75.0
+    well: float = 30.0
+    #: longer than the daemon waits for an answer, so that it notices the black hole meanwhile
+    ill: float = 65.0
     #: until the troubled ones have caught up once all is well again
     patience: float = 150.0
 

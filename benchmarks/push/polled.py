@@ -23,7 +23,7 @@ class Size:
     boxes: int = 1000
     every: int = 60
     #: seconds in which nothing arrives, and between two looks at the status
-    quiet: float = 130.0
+    quiet: float = 120.0
     look: float = 20.0
     #: mails that arrive afterwards, each in another mailbox, over so many seconds
     mails: int = 200

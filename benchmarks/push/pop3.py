@@ -29,7 +29,7 @@ class Size:
     """How much; the second is to see that everything works."""
 
     messages: int = 5000
-    rounds: int = 3
+    rounds: int = 2
 
 
 QUICK = Size(messages=500, rounds=1)
