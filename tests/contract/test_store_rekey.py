@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -214,10 +215,11 @@ CHILD = """
 
     async def main():
         store = await Store.open({url!r})
-        print("go", flush=True)
+        former, new = KEY, NEW
         while True:
-            await store.grants.rekey([NEW, KEY])
-            await store.grants.rekey([KEY, NEW])
+            await store.grants.rekey([new, former])
+            print("changed", flush=True)
+            former, new = new, former
 
     asyncio.run(main())
 """
@@ -232,7 +234,7 @@ async def test_kill_9_leaves_all_grants_under_one_key(
     await store.close()
     found = []
     for _ in range(KILLS):
-        await _kill_at(url, rng.uniform(0.0, 0.4))
+        await _kill_after(url, rng.randrange(1, 6), rng.uniform(0.0, 1.0))
         store = await open_store(url)
         faults = {key: await store.grants.faults([key]) for key in (KEY, NEW)}
         await store.close()
@@ -249,7 +251,8 @@ async def test_kill_9_leaves_all_grants_under_one_key(
     assert set(found) == {KEY, NEW}
 
 
-async def _kill_at(url: str, seconds: float) -> None:
+async def _kill_after(url: str, changes: int, share: float) -> None:
+    """Kill it after so many changes of the key, and a ``share`` of the time that one takes."""
     child = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(CHILD.format(url=url))],
         stdout=subprocess.PIPE,
@@ -257,8 +260,11 @@ async def _kill_at(url: str, seconds: float) -> None:
     )
     try:
         assert child.stdout is not None
-        assert child.stdout.readline() == b"go\n"
-        await asyncio.sleep(seconds)
+        assert child.stdout.readline()
+        began = time.monotonic()
+        for _ in range(changes):
+            assert child.stdout.readline()
+        await asyncio.sleep(share * (time.monotonic() - began) / changes)
     finally:
         child.kill()
         child.communicate()
