@@ -5,7 +5,7 @@
 Every part runs in a process of its own with servers of its own, so that one which fails or hangs
 does not spoil the rest. Prints absolute figures, peers and limits of the same run, ratios and
 verdicts, and writes all of it as JSON. Exit code 1 when a part could not be measured or a
-required goal is missed.
+required goal is missed; with ``--quick``, whose ratios are mostly start-up, only the former.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def whole(names: Sequence[str], *, out: Path, quick: bool, console: Console) -> 
     out.write_text(json.dumps(content, indent=1) + "\n")
     console.print(f"figures: {out}")
     measured = all(not part["failure"] for part in parts)
-    return 0 if measured and all(one.met for one in results) else 1
+    return 0 if measured and (quick or all(one.met for one in results)) else 1
 
 
 if __name__ == "__main__":
