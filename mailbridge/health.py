@@ -46,6 +46,8 @@ class FolderHealth:
     #: since when it has been failing or overdue, for the notice
     failing_at: float | None = None
     failing_since: datetime | None = None
+    #: when a check was last proven
+    proven_at: float | None = None
     #: since when it has been well, for the notice that it is
     well_at: float | None = None
     #: nothing is being read: the next answer is a few bytes, and has to come soon
@@ -88,8 +90,9 @@ class FolderHealth:
 
     def proven(self, now: datetime) -> None:
         """Note a full check: connected, listed, everything beyond the checkpoint stored."""
+        self.proven_at = self.clock()
         if self.sight is not Sight.OK:
-            self.well_at = self.clock()
+            self.well_at = self.proven_at
         self.sight = Sight.OK
         self.last_check = now
         self.wanted_at = self.failing_at = self.failing_since = None

@@ -117,6 +117,18 @@ class Intake:
         self.health.wanted()
         self._woken.set()
 
+    def scheduled(self) -> None:
+        """Ask for a look, as the schedule does when its time has come.
+
+        A session that is pushed to has mostly proven a check of its own since the last time; a
+        further one would cost packets, a thousand times over, and tell nothing.
+        """
+        enough = min(PROVE_EVERY, PROVE_EVERY if self._net is None else self._net / NET / 2)
+        proven = self.health.proven_at
+        if self.health.pushing and proven is not None and self.health.clock() - proven < enough:
+            return
+        self.wake()
+
     async def live(self) -> None:
         """Wait to be woken, then check; again and again while the session is good."""
         await self._asked()

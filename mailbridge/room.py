@@ -12,8 +12,8 @@ from typing import Any, Final, Self
 
 from mailbridge.errors import Throttled
 
-#: connections of one mailbox at a time. Exchange Online publishes no limit, 16 is what others
-#: have seen, and fast reconnects count (docs/exchange-online, "Limits and timing")
+#: connections of one mailbox at a time. Exchange Online publishes no limit; on premises it is
+#: 16, and others have met the same online, where fast reconnects seem to count, too
 CONNECTIONS: Final = 3
 #: seconds between two sign-ins of one mailbox
 LOGIN_GAP: Final = 1.0

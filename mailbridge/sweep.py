@@ -1,8 +1,7 @@
 """When a folder is looked back over: at the first look of a session, and every 15 minutes.
 
 A look-back asks for what lies behind the checkpoint and is not known. In a healthy run there
-is nothing: it heals what a restored database, a failover or a bug of ours has dropped
-(docs/reliability, "Look-back sweep").
+is nothing: it heals what a restored database, a failover or a bug of ours has dropped.
 """
 
 from __future__ import annotations

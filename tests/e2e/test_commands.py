@@ -129,12 +129,13 @@ async def test_blindness_is_in_the_status(site: Site) -> None:
             if (
                 status
                 and status["daemon"]["running"]
-                and status["mailboxes"][0]["state"] == "degraded"
+                and status["mailboxes"][0]["state"] == "not_connected"
             ):
                 break
         code, out, _ = await site.call("status")
 
     assert code == 1
+    assert status["mailboxes"][0]["state"] == "not_connected"
     assert status["mailboxes"][0]["code"] == "imap.not_connected"
     assert "User is authenticated but not connected" in out
 

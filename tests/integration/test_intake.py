@@ -279,6 +279,25 @@ def quick_slots(folders: int = 1, **given: Any) -> MailboxSlots:
     return MailboxSlots(folders, clock=lambda: start + 1e3 * (loop.time() - start), **given)
 
 
+async def test_the_schedule_asks_only_where_it_is_needed(store: Store) -> None:
+    """A session that has just proven a check is left alone; a polled or a late one is not."""
+    for pushes, late, wakes in ((True, False, False), (True, True, True), (False, False, True)):
+        ahead = 0.0
+        line = Line(1, folder=f"{pushes} {late}", pushes=pushes)
+        health = FolderHealth(
+            mailbox="alarm",
+            folder=line.folder,
+            clock=lambda: asyncio.get_running_loop().time() + ahead,  # noqa: B023 - the present one is meant
+        )
+        subject = intake(line, store, every=60.0, health=health)
+        async with living(subject):
+            await until(lambda line=line: line.did.count("wait") == 1)  # type: ignore[misc]  # the default binds the loop's present value
+            ahead = 31.0 if late else 0.0
+            subject.scheduled()
+
+            assert subject._woken.is_set() == wakes
+
+
 async def test_a_check_that_was_due_is_owed_until_it_is_made(store: Store) -> None:
     """What kept a session from being opened does not cost the check that asked for it."""
     line, slots = Line(1, pushes=False), quick_slots()
