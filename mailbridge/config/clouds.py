@@ -15,11 +15,15 @@ CloudName = Literal["public", "usgov", "usgov-dod", "china"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cloud:
-    """The hosts of one cloud; ``resource`` is what an access token is asked for."""
+    """The hosts of one cloud; ``resource`` is what an access token is asked for.
+
+    ``delegated`` is the same where a person signs in, as Microsoft writes those scopes.
+    """
 
     login: str
     imap: str
     resource: str
+    delegated: str
 
 
 CLOUDS: dict[str, Cloud] = {
@@ -27,21 +31,25 @@ CLOUDS: dict[str, Cloud] = {
         login="login.microsoftonline.com",
         imap="outlook.office365.com",
         resource="https://outlook.office365.com",
+        delegated="https://outlook.office.com",
     ),
     "usgov": Cloud(
         login="login.microsoftonline.us",
         imap="outlook.office365.us",
         resource="https://outlook.office365.us",
+        delegated="https://outlook.office365.us",
     ),
     "usgov-dod": Cloud(
         login="login.microsoftonline.us",
         imap="outlook-dod.office365.us",
         resource="https://outlook-dod.office365.us",
+        delegated="https://outlook-dod.office365.us",
     ),
     "china": Cloud(
         login="login.partner.microsoftonline.cn",
         imap="partner.outlook.cn",
         resource="https://partner.outlook.cn",
+        delegated="https://partner.outlook.cn",
     ),
 }
 #: login hosts of the public cloud that documents of Microsoft and of others still name
@@ -66,7 +74,7 @@ def parse_tenant(value: Any) -> str:
     if "/" in text:
         host, text = _split(text)
     if text.lower() in _SHARED:
-        raise fault("application access needs one tenant, not any", _FIX)
+        raise fault("signing in needs one tenant, not any", _FIX)
     if not is_guid(text) and not is_domain(text):
         raise fault("this is neither a GUID nor a domain nor a login URL", _FIX)
     if not host or host in _ALIASES or host == CLOUDS["public"].login:

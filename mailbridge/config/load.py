@@ -144,9 +144,12 @@ class _Loader:
         apps = self._entries(App, "apps")
         mailboxes = self._entries(Mailbox, "mailboxes")
         webhooks = self._entries(Webhook, "webhooks")
-        rules.check_apps(apps, self._mentioned(), now().date(), self._problems)
+        rules.check_apps(apps, self._mentioned(), now(), self._problems)
         rules.check_references(self._document, apps, self._problems)
         rules.check_mailboxes(mailboxes, self._problems)
+        # A key that is written and wrong is a fault of its own.
+        has_key = state is None or bool(state.key)
+        rules.check_sign_in(mailboxes, apps, self._problems, has_key=has_key)
         rules.check_webhooks(webhooks, self._problems)
         if self._problems.errors or state is None or http is None:
             return None

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema, model_v
 
 from mailbridge.config.problems import fault
 from mailbridge.config.proxies import ProxySetting
+from mailbridge.config.secrets import Secret
 from mailbridge.config.sections import Section, file_default
 from mailbridge.config.values import (
     Address,
@@ -20,7 +21,6 @@ from mailbridge.config.values import (
     Interval,
     Port,
     Start,
-    later,
 )
 
 
@@ -130,10 +130,42 @@ class Fetch(Section):
 class Mailbox(Section):
     """One mailbox and how it is watched."""
 
-    coming: ClassVar[frozenset[str]] = frozenset({"signed_in_as", "password", "send", "routes"})
+    coming: ClassVar[frozenset[str]] = frozenset({"send", "routes"})
     address: Address = Field(description="the mailbox's primary address")
     app: str = Field(description="the name of an entry under apps")
-    sign_in: Annotated[
-        Literal["application"], later("delegated", "password", what="kind of sign-in")
-    ] = Field("application", description="application access (client credentials)")
+    sign_in: Literal["application", "delegated", "password"] = Field(
+        "application",
+        description="application access (client credentials), delegated (a person consents once: "
+        "`mailbridge login NAME`), or password (ROPC, deprecated by Microsoft)",
+    )
+    signed_in_as: Address | None = Field(
+        None, description="delegated only: who signs in, when the mailbox is shared"
+    )
+    password: Secret | None = Field(None, description="only with sign_in: password")
     fetch: Fetch = Field(default_factory=Fetch, description="how the mailbox is watched")
+
+    @property
+    def account(self) -> str:
+        """Who signs in where a person does."""
+        return self.signed_in_as or self.address
+
+    @model_validator(mode="after")
+    def _signs_in(self) -> Mailbox:
+        if self.signed_in_as is not None and self.sign_in != "delegated":
+            raise fault(
+                "nobody signs in but with sign_in: delegated",
+                "remove it, or write `sign_in: delegated`.",
+                key="signed_in_as",
+            )
+        if self.password is not None and self.sign_in != "password":
+            raise fault(
+                "a password is not used but with sign_in: password", "remove it.", key="password"
+            )
+        if self.password is None and self.sign_in == "password":
+            raise fault(
+                "sign_in: password needs one",
+                "add `password: {file: PATH}` (or env, or credential); better, use application "
+                "access.",
+                key="sign_in",
+            )
+        return self

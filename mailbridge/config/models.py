@@ -14,26 +14,20 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from mailbridge.config import urls
 from mailbridge.config.clouds import CLOUDS, MICROSOFT_HOSTS, CloudName, parse_tenant
+from mailbridge.config.credentials import Credential
 from mailbridge.config.mailboxes import Mailbox
 from mailbridge.config.problems import fault
 from mailbridge.config.proxies import ProxySetting
-from mailbridge.config.secrets import ClientSecret, Secret, StateKey, reference_schema
+from mailbridge.config.secrets import (
+    SECRETS_SCHEMA,
+    Secret,
+    StateKey,
+    one_or_more,
+    reference_schema,
+)
 from mailbridge.config.sections import Section, file_default
-from mailbridge.config.values import Certificates, ClientId, Day, Retention
+from mailbridge.config.values import Certificates, ClientId, Retention
 from mailbridge.config.webhooks import Webhook
-
-
-def _one_or_more(value: Any) -> Any:
-    """Take a single value for a list of one."""
-    return value if isinstance(value, list | tuple) else (value,)
-
-
-_SECRETS_SCHEMA = {
-    "anyOf": [
-        reference_schema(),
-        {"type": "array", "items": reference_schema(), "minItems": 1, "maxItems": 8},
-    ]
-}
 
 
 class Keep(Section):
@@ -75,9 +69,9 @@ class State(Section):
     )
     key: Annotated[
         tuple[StateKey, ...],
-        BeforeValidator(_one_or_more),
+        BeforeValidator(one_or_more),
         Field(min_length=1, max_length=8),
-        WithJsonSchema(_SECRETS_SCHEMA),
+        WithJsonSchema(SECRETS_SCHEMA),
     ] = Field(
         (),
         description="32 bytes of base64 (`mailbridge secret key`) that encrypt grants at rest, or "
@@ -107,19 +101,6 @@ class Http(Section):
     listen: Annotated[
         Literal["off"], BeforeValidator(_listen), WithJsonSchema({"enum": ["off", False]})
     ] = Field("off", description="only `off` in this version")
-
-
-class Credential(Section):
-    """What an app registration signs in with."""
-
-    coming: ClassVar[frozenset[str]] = frozenset({"certificate", "federated", "managed_identity"})
-    client_secret: Annotated[
-        tuple[ClientSecret, ...],
-        BeforeValidator(_one_or_more),
-        Field(min_length=1, max_length=8),
-        WithJsonSchema(_SECRETS_SCHEMA),
-    ] = Field(description="the secret's value, or a list [new, old] while rotating")
-    expires: Day | None = Field(None, description="when the secret ends; warned of in time")
 
 
 class App(Section):
@@ -153,7 +134,17 @@ class App(Section):
     @property
     def scope(self) -> str:
         """What an access token for IMAP, POP3 and SMTP is asked for in this cloud."""
-        return f"{CLOUDS[self.cloud].resource}/.default"
+        return f"{self.resource}/.default"
+
+    @property
+    def resource(self) -> str:
+        """Exchange Online in this cloud."""
+        return CLOUDS[self.cloud].resource
+
+    @property
+    def delegated_resource(self) -> str:
+        """The same, as it is written in the scopes that people consent to."""
+        return CLOUDS[self.cloud].delegated
 
     @property
     def is_microsoft_host(self) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import date, timedelta
+from datetime import datetime, timedelta
 
+from mailbridge import client_certificate
+from mailbridge.client_certificate import CertificateFault
 from mailbridge.config.clouds import clash
+from mailbridge.config.credentials import Certificate, Credential
 from mailbridge.config.mailboxes import Mailbox
 from mailbridge.config.models import App
-from mailbridge.config.problems import Map, Problems, did_you_mean, shown
+from mailbridge.config.problems import Map, Path, Problems, did_you_mean, shown
 from mailbridge.config.urls import holds_key
 from mailbridge.config.webhooks import Webhook
 
@@ -17,7 +20,7 @@ SOON = timedelta(days=30)
 
 
 def check_apps(
-    apps: Mapping[str, App], used: Iterable[str], today: date, problems: Problems
+    apps: Mapping[str, App], used: Iterable[str], now: datetime, problems: Problems
 ) -> None:
     """Judge app registrations; ``used`` are the names that mailboxes mention."""
     mentioned = set(used)
@@ -33,16 +36,82 @@ def check_apps(
             problems.add((*path, "client_id"), message, fix)
         if name not in mentioned:
             problems.warn(path, "no mailbox uses this app", "remove it, or name it in a mailbox.")
-        expires = app.credential.expires if app.credential is not None else None
-        if expires is not None and expires - today <= SOON:
-            days = (expires - today).days
-            when = f"in {days} days" if days >= 0 else f"{-days} days ago"
+        if app.credential is not None:
+            _check_credential((*path, "credential"), app.credential, now, problems)
+
+
+def _check_credential(
+    path: Path, credential: Credential, now: datetime, problems: Problems
+) -> None:
+    """Warn of what ends soon or is not there; the daemon runs on for the sake of other apps."""
+    if credential.expires is not None:
+        fix = "make a new one in Entra and write both while rotating: [new, old]."
+        days = (credential.expires - now.date()).days
+        _warn_of_end((*path, "expires"), "the client secret", days, fix, problems)
+    if credential.certificate is not None:
+        _check_certificate((*path, "certificate"), credential.certificate, now, problems)
+    if credential.federated is not None and not credential.federated.file.is_file():
+        problems.warn(
+            (*path, "federated", "file"),
+            "there is no such file now",
+            "see that the token is projected there; until then nothing signs in with this app.",
+        )
+
+
+def _check_certificate(path: Path, section: Certificate, now: datetime, problems: Problems) -> None:
+    passphrase = section.passphrase.reveal() if section.passphrase is not None else ""
+    try:
+        content = client_certificate.content_of(section.file)
+        found = client_certificate.parse(content, passphrase)
+    except CertificateFault:
+        return  # it was opened a moment ago; the sign-in says what has become of it
+    if now < found.expires_at:
+        try:
+            found.check(now)
+        except CertificateFault as early:
+            problems.warn((*path, "file"), str(early), early.fix)
+    fix = "make a new one, upload its public part to the app and put it in place of the file."
+    days = (found.expires_at - now).days
+    _warn_of_end((*path, "file"), "the certificate", days, fix, problems)
+
+
+def _warn_of_end(path: Path, what: str, days: int, fix: str, problems: Problems) -> None:
+    if days <= SOON.days:
+        said = f"ends in {days} days" if days >= 0 else f"ended {-days} days ago"
+        problems.warn(path, f"{what} {said}", fix)
+
+
+def check_sign_in(
+    mailboxes: Mapping[str, Mailbox],
+    apps: Mapping[str, App],
+    problems: Problems,
+    *,
+    has_key: bool,
+) -> None:
+    """Judge how mailboxes sign in; ``has_key`` tells whether ``state.key`` is set."""
+    for name, mailbox in mailboxes.items():
+        path = ("mailboxes", name, "sign_in")
+        if mailbox.sign_in == "application":
+            continue
+        if mailbox.sign_in == "delegated" and not has_key:
+            problems.add(
+                path,
+                "delegated sign-in stores what people consent to, and state.key is not set",
+                "make one with `mailbridge secret key` and write `state: {key: {file: PATH}}`.",
+            )
+        app = apps.get(mailbox.app)
+        if app is not None and app.credential is not None and app.credential.managed_identity:
+            problems.add(
+                path,
+                "a managed identity signs in for itself only",
+                "write `sign_in: application`, or name an app with another credential.",
+            )
+        if mailbox.sign_in == "password":
             problems.warn(
-                (*path, "credential", "expires"),
-                f"the client secret ends {when}"
-                if days >= 0
-                else f"the client secret ended {when}",
-                "make a new one in Entra and write both while rotating: [new, old].",
+                path,
+                "Microsoft has deprecated signing in with a password (ROPC): it ends with the "
+                "first second factor or policy, and Microsoft is switching it off",
+                "use application access, or `sign_in: delegated` and `mailbridge login`.",
             )
 
 
@@ -63,7 +132,11 @@ def check_references(document: Map, apps: Mapping[str, App], problems: Problems)
             fix = f"did you mean `{guess}`? " if guess else ""
             fix += "Under apps stands: " + (", ".join(map(shown, names)) or "nothing") + "."
             problems.add(path, "no app has this name", fix)
-        elif app in apps and apps[app].credential is None:
+        elif (
+            app in apps
+            and apps[app].credential is None
+            and mailbox.get("sign_in", "application") == "application"
+        ):
             problems.add(
                 path,
                 "application access needs a credential, and this app has none",

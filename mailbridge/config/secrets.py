@@ -1,13 +1,15 @@
 """Where secrets come from, and a type that keeps them out of texts.
 
 A secret stands in the environment, in a file, or in systemd's credentials directory; the
-configuration only says where. Values are read once, when the configuration is loaded.
+configuration only says where. Values are read when the configuration is loaded; what signs in
+reads those of files again, since they are replaced while the daemon runs.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import os
 import re
 import stat
@@ -18,7 +20,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from mailbridge.config.problems import Map, Problems, fault, looks_secret
 
@@ -35,17 +37,33 @@ def is_guid(text: str) -> bool:
 
 
 class Secret:
-    """A value that no text shows: ``str`` and ``repr`` are ``***``; ``reveal`` gives it."""
+    """A value that no text shows: ``str`` and ``repr`` are ``***``; ``reveal`` gives it.
 
-    __slots__ = ("_value",)
+    ``place`` says where it stands, empty for one that stands in no file and no variable.
+    """
 
-    def __init__(self, value: str) -> None:
-        """Keep ``value`` as it is."""
+    __slots__ = ("_again", "_value", "place")
+
+    def __init__(
+        self, value: str, *, place: str = "", again: Callable[[], str] | None = None
+    ) -> None:
+        """Keep ``value`` as it is; ``again`` reads it anew, and raises a fault when it cannot."""
         self._value = value
+        self._again = again
+        self.place = place
 
     def reveal(self) -> str:
         """Return the value. Call it where it is sent, and keep it nowhere."""
         return self._value
+
+    def read_again(self) -> str | None:
+        """Return the value as it stands now; ``None`` when it cannot be read. Blocks."""
+        if self._again is None:
+            return self._value
+        try:
+            return self._again()
+        except PydanticCustomError:
+            return None
 
     def __repr__(self) -> str:
         """Show that something is there."""
@@ -102,6 +120,20 @@ def reference_schema() -> dict[str, Any]:
     }
 
 
+def one_or_more(value: Any) -> Any:
+    """Take a single value for a list of one."""
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+#: one secret, or a list of them, the newest first
+SECRETS_SCHEMA = {
+    "anyOf": [
+        reference_schema(),
+        {"type": "array", "items": reference_schema(), "minItems": 1, "maxItems": 8},
+    ]
+}
+
+
 @dataclass(slots=True, kw_only=True)
 class Reading:
     """What validators need to know of the file they read; handed to pydantic as its context."""
@@ -138,6 +170,20 @@ def resolve(value: Any, info: ValidationInfo) -> Secret:
     if not isinstance(name, str) or not name:
         raise fault(f"`{kind}` needs a name", f"{_REFERENCE}.", key=kind)
     context = reading(info)
+    # A variable of the environment cannot change, and a warning was given when it was due.
+    later = Reading(
+        base=context.base,
+        environ=context.environ,
+        problems=Problems(""),
+        remember=context.remember,
+    )
+    again = functools.partial(_read, kind, name, value, later) if kind != "env" else None
+    place = f"{kind} {context.base / name}" if kind == "file" else f"{kind} {name}"
+    return Secret(_read(kind, name, value, context), place=place, again=again)
+
+
+def _read(kind: str, name: str, value: dict[str, Any], context: Reading) -> str:
+    """Return a secret that can be used; the logs never show it from now on."""
     text = _text(kind, name, value, context).rstrip("\r\n")
     if not text:
         raise fault("the secret is empty", "store its value there.", key=kind)
@@ -148,7 +194,7 @@ def resolve(value: Any, info: ValidationInfo) -> Secret:
             key=kind,
         )
     context.remember(text)
-    return Secret(text)
+    return text
 
 
 def _text(kind: str, name: str, value: dict[str, Any], context: Reading) -> str:
