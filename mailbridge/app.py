@@ -183,9 +183,9 @@ def _schedule(
         fetch = daemon.config.mailboxes[intake.mailbox].fetch
         name = f"wake {intake.mailbox} {intake.folder}"
         if fetch.cron is not None:
-            schedule.wake_cron(fetch.cron, intake.wake, name=name)
+            schedule.wake_cron(fetch.cron, intake.scheduled, name=name)
         else:
-            schedule.wake_every(fetch.every.total_seconds(), intake.wake, name=name)
+            schedule.wake_every(fetch.every.total_seconds(), intake.scheduled, name=name)
     schedule.chore(RESCUE_EVERY, functools.partial(_rescue, daemon), name="rescue")
     schedule.chore(PURGE_EVERY, functools.partial(_purge, daemon), name="purge")
     if service.watchdog_seconds:
