@@ -123,12 +123,14 @@ class SignIns:
         replaced where it stands is tried first, and the former one is not forgotten before.
         """
         self._config = config
+        gone = []
         for key, (shape, sign_in) in list(self._made.items()):
             if self._mailboxes(key) and self._shape(key) == shape:
                 await sign_in.reload()
             else:
                 del self._made[key]
-                await sign_in.close()
+                gone.append(sign_in)
+        await asyncio.gather(*(sign_in.close() for sign_in in gone))
 
     async def keep_alive(self) -> None:
         """Use what people have consented to and nobody has used for a week; see its standing."""
@@ -152,9 +154,8 @@ class SignIns:
         return list(due.values())
 
     async def close(self) -> None:
-        """End what is under way."""
-        for _, sign_in in self._made.values():
-            await sign_in.close()
+        """End what is under way, all at once; see ``SignIn.close``."""
+        await asyncio.gather(*(sign_in.close() for _, sign_in in self._made.values()))
 
     # -- what belongs together ----------------------------------------------------------------
 

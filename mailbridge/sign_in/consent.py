@@ -79,7 +79,7 @@ class AuthCodeFlow:
                 response_mode="form_post",
             )
 
-        flow = dict(_raised(await self._run(lambda: self._app.ask(question, bare=True))))
+        flow = dict(_raised(await self._run(self._app.ask_openly, question)))
         self._flow = flow
         self._expires_at = self._now() + PATIENCE
         return str(flow["auth_uri"]).replace(_FORM_POST, f"response_mode={self._mode}")
@@ -160,7 +160,10 @@ class DeviceFlow:
         def question(client: Any) -> Mapping[str, Any]:
             return client.initiate_device_flow(self.account.scopes(self.account.permissions))  # type: ignore[no-any-return] # untyped
 
-        flow = dict(_raised(await self._run(lambda: self._ask(question))))
+        explain = self.account.explain
+        flow = dict(
+            _raised(await self._run(lambda: self._app.ask_openly(question, explain=explain)))
+        )
         if not flow.get("device_code") or not flow.get("user_code"):
             raise Unavailable("Entra's answer holds no device code", code="entra.no_device_code")
         self._flow = flow

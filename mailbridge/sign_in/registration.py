@@ -99,6 +99,12 @@ class Registration:
 
         return self.ask(question)
 
+    def ask_openly(
+        self, question: Question, *, explain: Explain = refusal
+    ) -> Answer | MailbridgeError:
+        """Ask without any credential what needs none: where to sign in, a device code. Blocks."""
+        return self._once(None, question, explain, str)
+
     def ask(
         self,
         question: Question,

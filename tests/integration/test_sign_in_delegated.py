@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import structlog
@@ -18,6 +20,8 @@ from mailbridge.sandbox.tenant import Tenant
 from mailbridge.sandbox.tokens import SigningKey
 from mailbridge.sign_in.claims import claims
 from mailbridge.sign_in.delegated import DelegatedSignIn
+from mailbridge.store.sealing import ring
+from mailbridge.store.store import Store
 from tests.conftest import Clock
 from tests.servers.sign_in_desk import LOGIN, LOOPBACK, WEB, Desk
 
@@ -330,10 +334,8 @@ async def test_a_login_during_a_refresh_is_not_overwritten(
     assert desk.grants.rows["desktop", ADDRESS].refresh_token == "from-the-login"
 
 
-async def test_a_logout_during_a_refresh_stays_a_logout(
-    desk: Desk, sign_in: DelegatedSignIn, tenant: Tenant
-) -> None:
-    """What was removed is not written again, and the token in hand is gone as well."""
+async def test_a_logout_takes_the_token_in_hand_along(desk: Desk, sign_in: DelegatedSignIn) -> None:
+    """What was removed is gone, at once."""
     await sign_in.token()
 
     assert await sign_in.forget()
@@ -341,6 +343,22 @@ async def test_a_logout_during_a_refresh_stays_a_logout(
 
     with pytest.raises(SignInRejected, match="has not signed in"):
         await sign_in.token()
+    assert desk.grants.rows == {}
+
+
+async def test_a_logout_during_a_refresh_stays_a_logout(
+    desk: Desk, sign_in: DelegatedSignIn, tenant: Tenant
+) -> None:
+    """What another process has removed meanwhile is not written again, and gives no token."""
+    tenant.faults.add("token.hang", times=1, seconds=0.3)
+    waiting = asyncio.create_task(sign_in.token())
+    while not tenant.faults.fired["token.hang"]:
+        await asyncio.sleep(0.01)
+
+    desk.grants.rows.clear()
+
+    with pytest.raises(SignInRejected, match="has not signed in"):
+        await waiting
     assert desk.grants.rows == {}
 
 
@@ -510,3 +528,39 @@ async def test_no_token_of_a_person_is_shown_anywhere(
 
     for secret in (token.value, current, desk.grants.saved[-1].refresh_token):
         assert secret not in text
+
+
+async def test_a_sign_in_outlives_restarts_in_the_real_store(
+    desk: Desk, app: App, user: User, tmp_path: Path, clock: Clock
+) -> None:
+    """Encrypted in SQLite, each daemon goes on with what the one before it has committed."""
+    tenant = desk.tenant
+    tenant.directory.revoke_on_reuse = True
+    grant = await desk.consent(app, user)
+    url = f"sqlite:///{tmp_path}/mailbridge.db"
+    keys = ring([base64.b64encode(bytes(range(32))).decode()])
+    for number in range(4):
+        store = await Store.open(url, now=clock, keys=keys)
+        try:
+            sign_in = DelegatedSignIn(
+                app=desk.registration(app),
+                account=desk.account(app, ADDRESS),
+                grants=store.grants,
+                now=clock,
+                run=desk.run,
+            )
+            if number == 0:
+                await sign_in.adopt(grant)
+            assert (await sign_in.token()).value
+            await sign_in.close()
+        finally:
+            await store.close()
+
+    assert desk.asked("refresh_token") == 4
+    content = await asyncio.to_thread(_bytes_below, tmp_path)
+    for token in tenant.entra.state.ledger.refresh_tokens:
+        assert token.encode() not in content
+
+
+def _bytes_below(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.iterdir())
