@@ -49,6 +49,8 @@ THREADS: Final = 48
 #: seconds between two rounds of retention, and between two rescues of expired leases
 PURGE_EVERY: Final = 600.0
 RESCUE_EVERY: Final = 10.0
+#: seconds between two looks at what credentials are about to end, and at grants nobody uses
+LOOK_AFTER_EVERY: Final = 3600.0
 #: seconds within which every loop has to have moved for the watchdog to be fed
 MOVED_WITHIN: Final = 45.0
 #: seconds for the dispatchers to finish when stopping; an attempt has 30
@@ -81,8 +83,7 @@ async def serve(
             sink = await stack.enter_async_context(build_sink(name, webhook))
             daemon.dispatchers[name] = builder.dispatcher(sink, webhook)
         daemon.intakes.extend(builder.intakes())
-        for sign_in in builder.sign_ins.values():
-            stack.push_async_callback(sign_in.close)
+        stack.push_async_callback(builder.sign_ins.close)
         supervisor = Supervisor(
             store=store,
             listeners=builder.listeners_for,
@@ -91,6 +92,8 @@ async def serve(
             rng=rng,
         )
         schedule = _schedule(daemon, supervisor, service, rng)
+        look_after = functools.partial(_look_after, daemon, builder)
+        schedule.chore(LOOK_AFTER_EVERY, look_after, name="credentials")
         operator = Operator(
             config=config, store=store, health=daemon.health, wake=daemon.wake_dispatchers
         )
@@ -202,6 +205,18 @@ async def _rescue(daemon: Daemon) -> None:
             daemon.wake_dispatchers()
     except MailbridgeError as error:
         log.warning("store.trouble", work="rescue", error=str(error), code=error.code)
+
+
+async def _look_after(daemon: Daemon, builder: Builder) -> None:
+    """Keep what people consented to alive, and say in time which credential is about to end."""
+    await builder.sign_ins.keep_alive()
+    for notice in builder.sign_ins.notices():
+        sinks = builder.listeners_for(notice.mailbox, notice.type)
+        try:
+            await daemon.store.notify([notice], sinks)
+        except MailbridgeError as error:
+            log.warning("store.trouble", work="expiry", error=str(error), code=error.code)
+    daemon.wake_dispatchers()
 
 
 async def _purge(daemon: Daemon) -> None:

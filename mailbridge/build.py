@@ -18,9 +18,8 @@ from mailbridge.health import FolderHealth, Health, SinkHealth
 from mailbridge.intake import Intake
 from mailbridge.retry import POLICIES
 from mailbridge.room import MailboxSlots, Room
-from mailbridge.sign_in.application import ApplicationSignIn
-from mailbridge.sign_in.credentials import ClientSecret
-from mailbridge.sign_in.registration import Registration
+from mailbridge.sign_in.base import SignIn
+from mailbridge.sign_ins import SignIns
 from mailbridge.sinks.webhook import WebhookSink
 from mailbridge.sources.base import Source
 from mailbridge.sources.imap import FetchLimits, ImapSource
@@ -75,7 +74,7 @@ class Builder:
         self._slots: dict[str, MailboxSlots] = {}
         self._sweeps = Sweeps(rng=rng)
         self._ahead = asyncio.Semaphore(AHEAD)
-        self.sign_ins: dict[str, ApplicationSignIn] = {}
+        self.sign_ins = SignIns(daemon.config, grants=daemon.store.grants, now=utc_now, run=run)
 
     def dispatcher(self, sink: WebhookSink, webhook: Webhook) -> Dispatcher:
         """Return the dispatcher of a webhook."""
@@ -105,11 +104,6 @@ class Builder:
             for folder in mailbox.fetch.folders
         ]
 
-    def _sign_in(self, name: str) -> ApplicationSignIn:
-        if name not in self.sign_ins:
-            self.sign_ins[name] = build_sign_in(self._config, name, self._run)
-        return self.sign_ins[name]
-
     def _intake(self, name: str, mailbox: Mailbox, folder: str) -> Intake:
         fetch = mailbox.fetch
         health = FolderHealth(mailbox=name, folder=folder)
@@ -118,7 +112,7 @@ class Builder:
             name,
             mailbox,
             folder,
-            sign_in=self._sign_in(mailbox.app),
+            sign_in=self.sign_ins.of(name),
             shared=self._shared,
         )
         return Intake(
@@ -170,21 +164,6 @@ def build_sink(name: str, webhook: Webhook) -> WebhookSink:
     )
 
 
-def build_sign_in(config: Config, name: str, run: Callable[..., Any]) -> ApplicationSignIn:
-    """Return the sign-in of an app registration; ``run`` runs what blocks in a thread."""
-    app = config.apps[name]
-    secrets = [s.reveal() for s in app.credential.client_secret] if app.credential else []
-    registration = Registration(
-        name=name,
-        authority_url=app.authority_url,
-        client_id=app.client_id,
-        credentials=[ClientSecret(secret) for secret in secrets],
-        ca=app.ca,
-        proxy=app.proxy,
-    )
-    return ApplicationSignIn(app=registration, scope=app.scope, now=utc_now, run=run)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
     """What all sources of a process share; ``run`` runs what blocks in a worker thread."""
@@ -196,7 +175,7 @@ class Shared:
 
 
 def build_source(
-    name: str, mailbox: Mailbox, folder: str, *, sign_in: ApplicationSignIn, shared: Shared
+    name: str, mailbox: Mailbox, folder: str, *, sign_in: SignIn, shared: Shared
 ) -> Source:
     """Return the source of one folder, by the mailbox's protocol."""
     fetch = mailbox.fetch

@@ -97,10 +97,11 @@ async def _diagnose(
 
 
 async def _steps(config: Config, name: str, run: Callable[..., Any]) -> AsyncIterator[Step]:
-    from mailbridge.build import build_sign_in
+    from mailbridge.build import utc_now
     from mailbridge.diagnose.steps import Diagnosis
+    from mailbridge.sign_ins import SignIns
 
-    sign_in = build_sign_in(config, config.mailboxes[name].app, run)
+    sign_in = SignIns(config, grants=None, now=utc_now, run=run).of(name)
     async for step in Diagnosis(config=config, name=name, sign_in=sign_in, run=run).steps():
         yield step
 

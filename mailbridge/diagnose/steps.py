@@ -26,7 +26,7 @@ from mailbridge.model import AccessToken
 from mailbridge.proxy.environment import goes_around
 from mailbridge.proxy.errand import Errand
 from mailbridge.proxy.place import Proxy
-from mailbridge.sign_in.application import ApplicationSignIn
+from mailbridge.sign_in.base import SignIn
 from mailbridge.sign_in.claims import claims
 from mailbridge.sign_in.entra_errors import refusal
 from mailbridge.sign_in.token_http import TokenHttp
@@ -59,7 +59,7 @@ class Diagnosis:
 
     config: Config
     name: str
-    sign_in: ApplicationSignIn
+    sign_in: SignIn
     run: Callable[..., Awaitable[Any]]
     _token: AccessToken | None = field(default=None, repr=False)
     _object_id: str = ""
@@ -188,9 +188,9 @@ class Diagnosis:
     async def _get_token(self) -> str:
         self._token = await self.sign_in.token()
         minutes = (self._token.expires_at - datetime.now(UTC)).total_seconds() / 60
-        which = self.sign_in.secret_index
-        secret = f", by client secret no. {which + 1} of the list" if which else ""
-        return f"good for {minutes:.0f} minutes{secret}"
+        credential = self.sign_in.standing().credential
+        by = f", by {credential}" if credential else ""
+        return f"good for {minutes:.0f} minutes{by}"
 
     async def _claims(self) -> str:
         assert self._token is not None  # noqa: S101 - the token step has succeeded

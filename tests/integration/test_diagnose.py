@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from mailbridge.build import build_sign_in
+from mailbridge.build import utc_now
 from mailbridge.config import load
 from mailbridge.diagnose.steps import Diagnosis, Step
 from mailbridge.sandbox.ca import Authority
 from mailbridge.sandbox.config_text import config_for
 from mailbridge.sandbox.directory import App
 from mailbridge.sandbox.tenant import Tenant
+from mailbridge.sign_ins import SignIns
 
 ORDER = [
     *("config", "dns", "tcp", "tls", "tenant", "token", "claims", "sign_in", "folder", "header"),
@@ -49,7 +50,7 @@ class Bench:
             return await asyncio.to_thread(function, *args, **kwargs)
 
         [name] = config.mailboxes
-        sign_in = build_sign_in(config, config.mailboxes[name].app, run)
+        sign_in = SignIns(config, grants=None, now=utc_now, run=run).of(name)
         diagnosis = Diagnosis(config=config, name=name, sign_in=sign_in, run=run)
         steps = [step async for step in diagnosis.steps()]
         assert [step.id for step in steps] == ORDER
