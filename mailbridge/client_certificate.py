@@ -10,13 +10,12 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key, pkcs12
+# cryptography costs megabytes, and who signs in with a secret or an identity has no certificate.
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import rsa
 
 #: bytes; a key with a long chain has about 20,000
 LARGEST: Final = 1024 * 1024
@@ -54,11 +53,15 @@ class ClientCertificate:
     @property
     def pem(self) -> str:
         """The public part, which is uploaded to the app."""
+        from cryptography.hazmat.primitives.serialization import Encoding
+
         return self.certificate.public_bytes(Encoding.PEM).decode("ascii")
 
     @property
     def thumbprint(self) -> str:
         """SHA-1 in hexadecimal, as the portal shows it."""
+        from cryptography.hazmat.primitives import hashes
+
         return self.certificate.fingerprint(hashes.SHA1()).hex().upper()  # noqa: S303 - the portal's name for it, nothing is secured by it
 
     @property
@@ -104,6 +107,8 @@ def content_of(path: Path) -> bytes:
 
 def parse(content: bytes, passphrase: str = "") -> ClientCertificate:
     """Return certificate and key from the bytes of a PEM or PFX file; ``CertificateFault``."""
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
     secret = passphrase.encode() or None
     if content[:1] == bytes([_SEQUENCE]):
         key, certificates = _pfx(content, secret)
@@ -126,6 +131,9 @@ def parse(content: bytes, passphrase: str = "") -> ClientCertificate:
 
 
 def _pfx(content: bytes, secret: bytes | None) -> tuple[object, list[x509.Certificate]]:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import pkcs12
+
     # Without a passphrase, some programs write an empty one and some write none.
     for tried in (secret,) if secret else (None, b""):
         try:
@@ -145,6 +153,9 @@ def _pfx(content: bytes, secret: bytes | None) -> tuple[object, list[x509.Certif
 
 
 def _pem_key(content: bytes, secret: bytes | None) -> object:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     block = _KEY_BLOCK.search(content)
     if block is None:
         if _CERTIFICATE_MARK in content:
@@ -163,6 +174,8 @@ def _pem_key(content: bytes, secret: bytes | None) -> object:
 
 
 def _pem_certificates(content: bytes) -> list[x509.Certificate]:
+    from cryptography import x509
+
     if _CERTIFICATE_MARK not in content:
         raise CertificateFault("the file holds a key and no certificate", _EXPORT, code="none")
     try:

@@ -1,12 +1,39 @@
-"""How the daemon treats its memory: a long-lived process with large buffers."""
+"""How the daemon treats its process: memory of a long life with large buffers, and open files.
+
+To be imported before anything else that logs: see ``_hidden``.
+"""
 
 from __future__ import annotations
 
 import gc
 import platform
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
-import structlog
+
+@contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """Let a package seem not to be installed, for one import; no matter if it is loaded already.
+
+    structlog imports rich, and with it pygments, for tracebacks in colour wherever rich is
+    installed. Our own log writes none, and the two would hold 3 MB for the daemon's whole life.
+    """
+    if name in sys.modules:
+        yield
+        return
+    modules: dict[str, object] = sys.modules  # type: ignore[assignment]  # None is the documented way to refuse an import
+    modules[name] = None
+    try:
+        yield
+    finally:
+        del modules[name]
+
+
+with _hidden("rich"):
+    import structlog
 
 log = structlog.get_logger()
 
@@ -50,3 +77,19 @@ def collect_seldom() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     gc.enable()
+
+
+def open_many_files() -> None:
+    """Raise the soft limit of open files to the hard one.
+
+    A thousand mailboxes hold more connections than the usual soft limit of 1,024 allows; it is
+    that low only for programs that use select(2). A system that refuses leaves it as it was.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError) as error:
+        # macOS reports no hard limit and accepts none either. Fewer mailboxes still work.
+        log.warning("files.limit_kept", limit=soft, reason=type(error).__name__)

@@ -47,10 +47,16 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 def run(ctx: typer.Context) -> None:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
     from mailbridge.cli.main import LogLevel, load_config
-    from mailbridge.process import collect_seldom, spare_memory, start_without_garbage
+    from mailbridge.process import (
+        collect_seldom,
+        open_many_files,
+        spare_memory,
+        start_without_garbage,
+    )
 
     start_without_garbage()
     spare_memory()
+    open_many_files()
     config = load_config(ctx, LogLevel.INFO)
 
     async def main() -> None:
