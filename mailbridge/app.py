@@ -95,7 +95,12 @@ async def serve(
         look_after = functools.partial(_look_after, daemon, builder)
         schedule.chore(LOOK_AFTER_EVERY, look_after, name="credentials")
         operator = Operator(
-            config=config, store=store, health=daemon.health, wake=daemon.wake_dispatchers
+            config=config,
+            store=store,
+            health=daemon.health,
+            wake=daemon.wake_dispatchers,
+            sign_ins=builder.sign_ins,
+            mended=supervisor.mended,
         )
         path = socket_path(config.state.database.reveal(), env)
         try:

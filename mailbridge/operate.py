@@ -15,6 +15,8 @@ from mailbridge import __version__
 from mailbridge.config import Config
 from mailbridge.health import FolderHealth, Health, Sight, SinkHealth
 from mailbridge.http.control import Command
+from mailbridge.model import Grant
+from mailbridge.sign_ins import SignIns
 from mailbridge.store.rows import Counts, FolderCount, SinkCount
 from mailbridge.store.store import Store
 
@@ -32,7 +34,11 @@ class Operator:
         store: Store,
         health: Health | None,
         wake: Callable[[], None],
+        sign_ins: SignIns,
+        mended: Callable[[str], None] | None = None,
     ) -> None:
+        self._sign_ins = sign_ins
+        self._mended = mended
         self._config = config
         self._store = store
         self._health = health
@@ -45,7 +51,24 @@ class Operator:
             "queue-retry": self.retry,
             "queue-drop": self.drop,
             "replay": self.replay,
+            "grant-save": self.save_grant,
+            "grant-forget": self.forget_grant,
         }
+
+    async def save_grant(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Keep what a person has consented to (``grant``) for a ``mailbox``, and use it."""
+        packed = dict(asked["grant"])
+        for key in ("granted_at", "refreshed_at"):
+            packed[key] = datetime.fromisoformat(packed[key])
+        packed["scopes"] = tuple(packed["scopes"])
+        await self._sign_ins.delegated(asked["mailbox"]).adopt(Grant(**packed))
+        if self._mended is not None:
+            self._mended(asked["mailbox"])
+        return {"saved": True}
+
+    async def forget_grant(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Remove the grant of a ``mailbox``."""
+        return {"removed": await self._sign_ins.delegated(asked["mailbox"]).forget()}
 
     async def status(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return one entry per mailbox and one per webhook; JSON all through."""

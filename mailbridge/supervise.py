@@ -122,6 +122,8 @@ class Supervisor:
         self._rng = rng
         self._intakes: list[Intake] = []
         self._lives: dict[Intake, asyncio.Task[None]] = {}
+        #: parked intakes, and what ends their wait early
+        self._mended: dict[Intake, asyncio.Event] = {}
         #: what had been done when the server last ended a session of its own accord
         self._done: dict[Intake, tuple[datetime | None, int]] = {}
         #: when the watch last went round, for the watchdog
@@ -190,10 +192,28 @@ class Supervisor:
             await self._announce(intake)
         elif _not_connected(error) and times == NOT_CONNECTED_TIMES:
             await self._announce_fault(intake)
-        await asyncio.sleep(seconds)
+        if isinstance(error, PermanentError):
+            await self._until_mended(intake, seconds)
+        else:
+            await asyncio.sleep(seconds)
         # The next try has its own time to show progress; the failure itself began earlier.
         health.next_try = health.throttled_until = health.wanted_at = None
         health.wanted()
+
+    async def _until_mended(self, intake: Intake, seconds: float) -> None:
+        event = self._mended[intake] = asyncio.Event()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await event.wait()
+        finally:
+            del self._mended[intake]
+
+    def mended(self, mailbox: str) -> None:
+        """Try a parked mailbox again now: somebody has done what it waited for."""
+        for intake, event in self._mended.items():
+            if intake.mailbox == mailbox:
+                event.set()
 
     def _say(self, intake: Intake, error: BaseException, seconds: float) -> None:
         health = intake.health

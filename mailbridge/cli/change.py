@@ -6,6 +6,7 @@ command opens the database itself, under the same lock.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -48,12 +49,20 @@ async def command(config: Config, name: str, asked: Mapping[str, Any]) -> Mappin
     answer = await ask_daemon(config, name, asked)
     if answer is not None:
         return answer
+    from mailbridge.build import utc_now
     from mailbridge.operate import Operator
+    from mailbridge.sign_ins import SignIns
     from mailbridge.store.store import Store
 
-    store = await Store.open(config.state.database.reveal())
+    store = await Store.open(config.state.database.reveal(), keys=grants.configured(config))
     try:
-        operator = Operator(config=config, store=store, health=None, wake=lambda: None)
+        operator = Operator(
+            config=config,
+            store=store,
+            health=None,
+            wake=lambda: None,
+            sign_ins=SignIns(config, grants=store.grants, now=utc_now, run=asyncio.to_thread),
+        )
         return await operator.commands()[name](asked)
     finally:
         await store.close()
