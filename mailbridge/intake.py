@@ -23,7 +23,7 @@ from typing import Final, cast
 from mailbridge.acceptance import Acceptance
 from mailbridge.errors import Throttled
 from mailbridge.health import FolderHealth
-from mailbridge.model import Accepted, Batch, Checkpoint
+from mailbridge.model import Accepted, Batch, Checkpoint, Gap
 from mailbridge.room import MailboxSlots
 from mailbridge.sources.base import Known, Session, Source
 from mailbridge.store.base import IntakeStore
@@ -45,14 +45,19 @@ _EVER: Final = datetime.max.replace(tzinfo=UTC)
 class Quiet:
     """What the last full look of this session left: enough to see that nothing is to be done.
 
-    Kept in memory, since the intake is the only writer of its folder's checkpoint, and dropped
-    with the session. ``next_gap`` is when the next gap is due; ``settled`` tells that nothing
-    accepted is still to be told to the server.
+    Kept in memory, since the intake is the only writer of its folder's checkpoint and gaps, and
+    dropped with the session; the next look begins with it instead of asking the store. ``gaps``
+    are all, due or not; ``settled`` tells that nothing accepted is still to be told to the
+    server.
     """
 
     checkpoint: Checkpoint
-    next_gap: datetime
+    gaps: Sequence[Gap]
     settled: bool
+
+    def still(self, now: datetime) -> bool:
+        """Return whether nothing is to be done if the server has nothing new."""
+        return self.settled and all(now < gap.due_at for gap in self.gaps)
 
 
 class Intake:
@@ -228,18 +233,25 @@ class Intake:
         if quiet is not None:
             self.health.asking = True
             same = await session.unchanged(quiet.checkpoint)
-            if same and quiet.settled and self._now() < quiet.next_gap:
+            if same and quiet.still(self._now()):
                 self.health.proven(self._now())
                 return
         self._quiet = None
         self.health.asking = False
-        self._quiet = await self._look(session)
+        self._quiet = await self._look(session, quiet)
         self.health.proven(self._now())
 
-    async def _look(self, session: Session) -> Quiet | None:
-        """Fetch, accept and settle whatever there is; returns what this leaves."""
-        checkpoint = await self._store.checkpoint(self.mailbox, self.folder)
-        gaps = await self._store.gaps_due(self.mailbox, self.folder, _EVER)
+    async def _look(self, session: Session, before: Quiet | None) -> Quiet | None:
+        """Fetch, accept and settle whatever there is; returns what this leaves.
+
+        ``before`` is what the last look of this session left, if nothing has happened since.
+        """
+        checkpoint: Checkpoint | None
+        if before is None:
+            checkpoint = await self._store.checkpoint(self.mailbox, self.folder)
+            gaps = await self._store.gaps_due(self.mailbox, self.folder, _EVER)
+        else:
+            checkpoint, gaps = before.checkpoint, before.gaps
         due = [gap for gap in gaps if gap.due_at <= self._now()]
         found = session.fetch(Known(checkpoint=checkpoint, gaps=due), self._taken)
         changed = bool(due)
@@ -247,14 +259,14 @@ class Intake:
             async for batch in batches:
                 await self._accept(batch)
                 checkpoint = batch.checkpoint
-                changed = changed or bool(batch.gaps)
+                # Any batch may bring what is in the gap list, due or not.
+                changed = changed or bool(batch.gaps or gaps)
         settled = await self._taken.settle(session)
         if changed:
             gaps = await self._store.gaps_due(self.mailbox, self.folder, _EVER)
         if checkpoint is None:
             return None
-        next_gap = min((gap.due_at for gap in gaps), default=_EVER)
-        return Quiet(checkpoint=checkpoint, next_gap=next_gap, settled=settled)
+        return Quiet(checkpoint=checkpoint, gaps=tuple(gaps), settled=settled)
 
     async def _accept(self, batch: Batch) -> Accepted:
         self._chatter = 0

@@ -221,6 +221,29 @@ async def test_a_check_of_what_has_not_changed_costs_the_store_nothing(store: St
     assert line.sessions == 1
 
 
+async def test_a_further_look_of_a_session_reads_nothing_that_it_knows(store: Store) -> None:
+    """Checkpoint and gaps are read by a session's first look; after that, mail is one commit."""
+    line, counting = Line(1), Counting(store)
+    subject = intake(line, counting)
+    async with living(subject):
+        await until(lambda: line.did.count("wait") == 1)
+        before = counting.calls.copy()
+        for number in (2, 3):
+            line.uids.append(number)
+            line.pushed.set()
+            await until(lambda number=number: line.did.count("wait") == number)  # type: ignore[misc]  # the default binds the loop's present value
+        assert counting.calls - before == Counter(accept=2)
+        looks = [one.checkpoint for one in line.known if one.sweep_since is None]
+        assert [one and one.uid for one in looks] == [None, 1, 2]
+
+    async with living(subject):
+        await until(lambda: line.did.count("wait") == 4)
+
+    assert (counting.calls - before)["gaps_due"] == 1
+    assert line.known[-1].checkpoint == await store.checkpoint("alarm", "INBOX")
+    assert await uids(store) == [1, 2, 3]
+
+
 async def test_pushed_mail_is_fetched(store: Store) -> None:
     """The server's word ends the wait, the question says that there is news, and it is fetched."""
     line = Line(1)
