@@ -32,6 +32,7 @@ from mailbridge.model import (
     Deferred,
     Delivered,
     Delivery,
+    Done,
     Notice,
     Outcome,
     Rendered,
@@ -120,6 +121,10 @@ class Dispatcher:
         self._done_event = asyncio.Event()
         self._feeding = True
         self._suspects_turn = time.monotonic() + SUSPECTS_EVERY
+        #: the feeder waits for what is in hand, so an outcome is worth a claim
+        self._wants_room = False
+        #: something was due after the last claim, which had not returned it
+        self._overdue = False
         #: when the heartbeat last went round, for the watchdog
         self.moved_at = now()
 
@@ -154,12 +159,12 @@ class Dispatcher:
         stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
+                # Before the claim: a wake that comes while it runs brings the next one.
                 self._woken.clear()
+                self._wants_room = False
                 claimed = await self._claim()
                 if claimed:
                     await self._render(claimed)
-                    if not self._full():
-                        continue  # there may be more
                 await self._pause(stopping)
         finally:
             stopping.cancel()
@@ -169,15 +174,19 @@ class Dispatcher:
         large = len(self._hand) > 1 and 2 * self._hand_size >= self._room.size
         return large or 2 * len(self._hand) >= self._room.deliveries
 
+    def _closed(self) -> bool:
+        """Whether nothing may be claimed before an outcome: no room, or suspects have a turn."""
+        return self._full() or (bool(self._hand) and time.monotonic() >= self._suspects_turn)
+
     async def _claim(self) -> Sequence[Delivery]:
-        turn = time.monotonic() >= self._suspects_turn
-        if self._full() or (turn and self._hand):
+        if self._closed():
             return ()
+        turn = time.monotonic() >= self._suspects_turn and not self._hand
         try:
             claimed: Sequence[Delivery] = ()
             if not turn:
                 claimed = await self._claim_some(alone=False)
-            if not claimed and not self._hand:
+            if not claimed and not self._hand and (turn or self._overdue):
                 # What was in hand at three deaths of the daemon is tried apart from the rest.
                 claimed = await self._claim_some(alone=True)
                 wait = SUSPECTS_AGAIN if claimed else SUSPECTS_EVERY
@@ -191,6 +200,8 @@ class Dispatcher:
             await asyncio.sleep(1.0)
             return ()
         self.health.trouble = ""
+        if claimed:
+            self._overdue = False
         for delivery in claimed:
             self._hand[delivery.id] = delivery
             self._hand_size += _size(delivery)
@@ -210,20 +221,26 @@ class Dispatcher:
             self._ready.put_nowait(rendered)
 
     async def _pause(self, stopping: asyncio.Task[bool]) -> None:
-        """Sleep until woken, until room is free, until something is due, or until the stop."""
+        """Sleep until woken, until room is free, until something is due, or until the stop.
+
+        What is due tells whether the claim left anything: its length alone cannot, because
+        bytes bound it too and suspects are passed over.
+        """
+        if self._woken.is_set():
+            return
         seconds = IDLE
-        if not self._full():
+        if self._closed():
+            self._wants_room = True
+        else:
             try:
-                due = await self._store.next_due(self.name)
+                seconds = await self._seconds_left()
             except StoreRefused:
                 raise
             except MailbridgeError as error:
                 self._trouble(error)
                 seconds = 1.0
-            else:
-                if due is not None:
-                    left = (due - self._now()).total_seconds()
-                    seconds = min(IDLE, max(SHORTEST, left))
+        if seconds <= 0:
+            return
         waiting = asyncio.create_task(self._woken.wait())
         try:
             await asyncio.wait(
@@ -231,6 +248,17 @@ class Dispatcher:
             )
         finally:
             waiting.cancel()
+
+    async def _seconds_left(self) -> float:
+        """Return how long the feeder may sleep: not at all before it has asked for what is due."""
+        due = await self._store.next_due(self.name)
+        left = IDLE if due is None else (due - self._now()).total_seconds()
+        known, self._overdue = self._overdue, left <= 0
+        if self._overdue and not known:
+            return 0.0
+        # Suspects, it seems: they are claimed when the hand is empty.
+        self._wants_room = self._overdue
+        return min(IDLE, max(SHORTEST, left))
 
     async def _give_back(self) -> None:
         """Release what was claimed and not begun, so that the next start need not wait."""
@@ -337,12 +365,16 @@ class Dispatcher:
             self._done_event.clear()
             done, self._done = self._done, []
             if done:
-                await self._resolve(done)
+                settled = await self._resolve(done)
                 self._forget([resolution.delivery for resolution in done])
-                self._woken.set()
+                if self._wants_room or not settled:
+                    self._woken.set()
 
-    async def _resolve(self, done: Sequence[Resolution]) -> None:
-        """Write outcomes, however long the store takes to accept them: they have happened."""
+    async def _resolve(self, done: Sequence[Resolution]) -> bool:
+        """Write outcomes, however long the store takes to accept them: they have happened.
+
+        Returns whether they leave nothing to come: no retry, no event, no lost lease.
+        """
         delay = 0.1
         while True:
             try:
@@ -358,7 +390,7 @@ class Dispatcher:
                 self.health.trouble = ""
                 if len(held) < len(done):
                     log.warning("delivery.lease_lost", sink=self.name, count=len(done) - len(held))
-                return
+                return len(held) == len(done) and all(isinstance(r.decision, Done) for r in done)
 
     async def _announce_dead(self, done: Sequence[Resolution]) -> None:
         for resolution in done:

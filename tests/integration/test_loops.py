@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -478,3 +478,117 @@ async def test_a_large_mail_that_hangs_holds_up_no_other(store: Store) -> None:
         await until(lambda: len(hook.got) == len(small) + 1)
 
     assert hook.got[-1] == large.ref.message_id
+
+
+class Counting:
+    """The store, counting what the dispatcher asks of it; ``on_claim`` runs within a claim."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.claims = self.looks = self.alone = 0
+        self.resolved = 0
+        self.on_claim: Callable[[], Awaitable[None]] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def claim(self, sink: str, *, alone: bool = False, **wanted: Any) -> Sequence[Delivery]:
+        self.claims += 1
+        self.alone += alone
+        claimed = await self._store.claim(sink, alone=alone, **wanted)
+        if self.on_claim is not None:
+            on_claim, self.on_claim = self.on_claim, None
+            await on_claim()
+        return claimed
+
+    async def next_due(self, sink: str) -> datetime | None:
+        self.looks += 1
+        return await self._store.next_due(sink)
+
+    async def resolve(self, resolutions: Sequence[Any]) -> Sequence[Any]:
+        held = await self._store.resolve(resolutions)
+        self.resolved += len(held)
+        return held
+
+
+async def arrive(store: Store, uid: int) -> str:
+    batch = Batch(
+        mailbox="alarm",
+        folder="INBOX",
+        sinks=("hook",),
+        messages=(mail(uid),),
+        checkpoint=checkpoint(uid),
+    )
+    await store.accept(batch, address="a@b.example", settles=False)
+    return mail(uid).ref.message_id
+
+
+async def test_a_mail_that_comes_alone_costs_one_claim(store: Store) -> None:
+    """Mails that trickle in are claimed once each; nobody asks again for what is not there."""
+    hook, counting = Hook(), Counting(store)
+    async with Running(dispatcher(hook, counting)) as subject:
+        await until(lambda: counting.looks == 1)
+        for uid in range(1, 21):
+            await arrive(store, uid)
+            subject.wake()
+            await until(lambda uid=uid: counting.resolved == uid)  # type: ignore[misc]  # the default binds the loop's present value
+            await asyncio.sleep(0.01)  # for what an outcome may still set off
+
+    assert len(hook.got) == 20
+    assert counting.claims <= 26 + 2
+    assert counting.looks <= 26 + 2
+    assert counting.alone <= 1
+
+
+async def test_a_wake_during_a_claim_is_not_lost(store: Store) -> None:
+    """What arrives while a claim runs that no longer sees it is claimed next."""
+    hook, counting = Hook(), Counting(store)
+    subject = dispatcher(hook, counting)
+    counting.next_due = _never  # type: ignore[method-assign]  # only the wake can tell
+
+    async def late() -> None:
+        await arrive(store, 1)
+        subject.wake()
+
+    counting.on_claim = late
+    async with Running(subject):
+        await until(lambda: len(hook.got) == 1)
+
+    assert counting.claims == 2
+
+
+async def _never(sink: str) -> None:
+    return None
+
+
+async def test_suspects_are_tried_at_once_when_nothing_else_is_due(store: Store) -> None:
+    """What was in hand at three deaths does not wait for its turn in an idle queue."""
+    wanted = await fill(store, 3)
+    for _ in range(3):
+        await store.claim("hook", limit=3, max_bytes=1 << 20, lease=0.0)
+        await store.rescue()
+    hook = Hook()
+    async with Running(dispatcher(hook, store)):
+        await until(lambda: len(hook.got) == 3)
+
+    assert sorted(hook.got) == sorted(wanted)
+
+
+async def test_a_full_hand_claims_again_when_an_outcome_makes_room(store: Store) -> None:
+    """A backlog larger than what may be in hand goes on although nobody wakes the dispatcher."""
+    await fill(store, 600)
+    hook, counting = Hook(concurrency=2), Counting(store)
+    async with Running(dispatcher(hook, counting)):
+        await until(lambda: len(hook.got) == 600)
+
+    assert counting.claims <= 12
+
+
+async def test_a_retry_comes_at_its_time_without_a_wake(store: Store) -> None:
+    """A deferred delivery that nobody wakes for is sent again when its delay is over."""
+    [wanted] = await fill(store, 1)
+    hook = Hook(Deferred(reason="HTTP 503", status=503), Delivered(status=200))
+    async with Running(dispatcher(hook, store)):
+        await until(lambda: len(hook.got) == 2)
+
+    assert hook.got == [wanted, wanted]
