@@ -27,7 +27,7 @@ _WORST = (Sight.PARKED, Sight.NOT_CONNECTED, Sight.DEGRADED, Sight.STARTING, Sig
 class Operator:
     """The operator's commands over one open store."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the composition root names each once
         self,
         *,
         config: Config,
