@@ -17,7 +17,6 @@ from mailbridge.sign_in.application import taken
 from mailbridge.sign_in.base import Kind, Standing, state_of
 from mailbridge.sign_in.credentials import ClientSecret, expiries
 from mailbridge.sign_in.entra_people import person_state
-from mailbridge.sign_in.failures import copied
 from mailbridge.sign_in.keeper import Fetched, TokenKeeper
 from mailbridge.sign_in.registration import Registration
 
@@ -120,10 +119,8 @@ class PasswordSignIn:
         answer = await self._run(self._ask)
         if isinstance(answer, MailbridgeError):
             return answer
-        try:
-            self.account.refuse_others(answer)
-        except SignInRejected as error:
-            return copied(error)
+        # Whose token it is, is not compared: Entra has checked the name that was sent, and where
+        # the tenant allows another name for signing in, the token holds the account's own.
         scopes = scopes_of(answer, self.account.scopes(self.account.permissions))
         self._missing = self.account.permissions - self.account.granted(scopes)
         return taken(answer, asked_at, {"credential": "password"})

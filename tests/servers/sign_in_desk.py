@@ -155,10 +155,16 @@ class Desk:
         )
 
     def device_flow(
-        self, app: App, address: str, protocols: Sequence[Protocol] = ("imap",), **changed: Any
+        self,
+        app: App,
+        address: str,
+        protocols: Sequence[Protocol] = ("imap",),
+        *,
+        credentials: Sequence[Credential] | None = None,
+        **changed: Any,
     ) -> DeviceFlow:
         return DeviceFlow(
-            app=self.registration(app),
+            app=self.registration(app, credentials=credentials),
             account=self.account(app, address, protocols),
             now=self.now,
             run=self.run,
