@@ -404,9 +404,11 @@ async def test_a_device_code_works_whatever_has_become_of_the_secret(
     desk: Desk, tenant: Tenant, app: App, user: User
 ) -> None:
     """A public app to which a secret was configured that is none of its own."""
+    tenant.entra.state.device_interval = 5
     flow = desk.device_flow(app, ADDRESS, credentials=[ClientSecret("stale~secret-value")])
     code = await flow.start()
     assert await flow.poll() is None
+    flow._flow["latest_attempt_at"] = 0.0  # type: ignore[index] # five seconds later
     async with tenant.browser() as browser:
         await browser.approve_device(code.user_code, user)
 
