@@ -79,6 +79,20 @@ _FIXES: Final[dict[str, tuple[str, str]]] = {
             "POP.AccessAsApp, then Grant admin consent"
         ),
     ),
+    "claims.scope": (
+        "the token does not permit IMAP: nobody has consented to IMAP.AccessAsUser.All",
+        (
+            "sign in again with `mailbridge login`; the app needs the delegated permission "
+            "IMAP.AccessAsUser.All (API permissions, Microsoft Graph, Delegated) of $client_id"
+        ),
+    ),
+    "claims.scope.pop3": (
+        "the token does not permit POP3: nobody has consented to POP.AccessAsUser.All",
+        (
+            "sign in again with `mailbridge login`; the app needs the delegated permission "
+            "POP.AccessAsUser.All (API permissions, Microsoft Graph, Delegated) of $client_id"
+        ),
+    ),
     "claims.audience": (
         "the token is for another service than Exchange Online",
         "check apps.$app.cloud: the scope is derived from it",

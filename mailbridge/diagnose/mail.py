@@ -22,6 +22,9 @@ Run = Callable[..., Awaitable[Any]]
 #: the application permission of each protocol
 ROLES: Final = {"imap": "IMAP.AccessAsApp", "pop3": "POP.AccessAsApp"}
 
+#: and what a person consents to
+SCOPES: Final = {"imap": "IMAP.AccessAsUser.All", "pop3": "POP.AccessAsUser.All"}
+
 
 class Probe(Protocol):
     """A ``Protocol``: the steps of one mail protocol, called in this order; each says what it saw.

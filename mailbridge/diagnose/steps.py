@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 from mailbridge.config import Config
 from mailbridge.diagnose.finding import Fault
 from mailbridge.diagnose.fixes import Ids, explain
-from mailbridge.diagnose.mail import ROLES, Probe, probe
+from mailbridge.diagnose.mail import ROLES, SCOPES, Probe, probe
 from mailbridge.errors import MailbridgeError
 from mailbridge.model import AccessToken
 from mailbridge.proxy.environment import goes_around
@@ -196,25 +196,29 @@ class Diagnosis:
         assert self._token is not None  # noqa: S101 - the token step has succeeded
         seen = claims(self._token.value)
         self._object_id = str(seen.get("oid", ""))
-        roles = seen.get("roles") or []
         app = self.config.apps[self.config.mailboxes[self.name].app]
         audience = str(seen.get("aud", ""))
         allowed = {*AUDIENCES, app.scope.removesuffix("/.default")}
         if audience.rstrip("/") not in allowed:
             raise Fault(f"audience {audience or 'missing'}", code="claims.audience")
-        protocol = self.config.mailboxes[self.name].fetch.protocol
-        role = ROLES.get(protocol, "")
-        if role not in roles:
-            listed = ", ".join(map(str, roles)) or "none"
-            raise Fault(
-                f"roles: {listed}",
-                code="claims.role" if protocol == "imap" else f"claims.role.{protocol}",
-            )
+        roles = list(seen.get("roles") or []) + str(seen.get("scp", "")).split()
+        self._permitted(roles)
         return (
             f"audience {audience}, roles {', '.join(roles)}, tenant {seen.get('tid', '?')}, "
             f"app {seen.get('appid', '?')}, object id {self._object_id or '?'}, "
             f"{len(self._token.value)} characters"
         )
+
+    def _permitted(self, permissions: list[str]) -> None:
+        """Find out whether the token permits this mailbox's protocol."""
+        mailbox = self.config.mailboxes[self.name]
+        protocol = mailbox.fetch.protocol
+        wanted = (ROLES if mailbox.sign_in == "application" else SCOPES).get(protocol, "")
+        if wanted not in permissions:
+            listed = ", ".join(map(str, permissions)) or "none"
+            what = "role" if mailbox.sign_in == "application" else "scope"
+            code = f"claims.{what}" if protocol == "imap" else f"claims.{what}.{protocol}"
+            raise Fault(f"{what}s: {listed}", code=code)
 
     async def _sign_in(self) -> str:
         assert self._token is not None  # noqa: S101 - the token step has succeeded
