@@ -68,10 +68,13 @@ def test_check_prints_every_problem_with_its_place_and_fix(tmp_path: Path) -> No
     assert done.returncode == 78
     rows = done.stdout.decode().splitlines()
     places = [re.match(r"mailbridge\.yaml:(\d+): ([a-z.]+): .+\. Fix: .+", row) for row in rows]
+    lines = text.splitlines()
+    section = lines.index("  alarm:") + 1
+    every = next(number for number, line in enumerate(lines, 1) if "every: 60 " in line)
     assert [(place[1], place[2]) for place in places if place] == [
-        ("33", "mailboxes.alarm.address"),
-        ("34", "mailboxes.alarm.adress"),
-        ("39", "mailboxes.alarm.fetch.every"),
+        (str(section), "mailboxes.alarm.address"),
+        (str(section + 1), "mailboxes.alarm.adress"),
+        (str(every), "mailboxes.alarm.fetch.every"),
     ]
     assert len(rows) == 3
 
