@@ -89,7 +89,7 @@ def consent_url(
     config = load_config(ctx)
     if name not in config.apps:
         raise MailbridgeError(f"there is no app {name!r}", fix=f"one of: {', '.join(config.apps)}")
-    links = _sign_ins(config, _nowhere).consent_links(name, redirect_uri=redirect_uri)
+    links = _sign_ins(config, asyncio.to_thread).consent_links(name, redirect_uri=redirect_uri)
     if as_json:
         emit_json([{"purpose": link.purpose, "url": link.url} for link in links])
         return
@@ -166,28 +166,7 @@ def _sign_ins(config: Config, run: Callable[..., Any]) -> SignIns:
     from mailbridge.build import utc_now
     from mailbridge.sign_ins import SignIns
 
-    return SignIns(config, grants=_Unused(), now=utc_now, run=run)
-
-
-async def _nowhere(*_: object) -> None:
-    """Stand in for threads where nothing is asked of anybody."""
-
-
-class _Unused:
-    """A ``GrantStore`` for flows that only make a grant; whoever keeps it does so elsewhere."""
-
-    async def grant(self, app: str, account: str) -> Grant | None:
-        """Know of none."""
-        del app, account
-        return None
-
-    async def save_grant(self, grant: Grant) -> None:
-        """Refuse."""
-        raise NotImplementedError(grant.account)
-
-    async def forget_grant(self, app: str, account: str) -> bool:
-        """Refuse."""
-        raise NotImplementedError(f"{app} {account}")
+    return SignIns(config, grants=None, now=utc_now, run=run)
 
 
 def _packed(grant: Grant) -> dict[str, Any]:
