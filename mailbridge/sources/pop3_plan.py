@@ -85,10 +85,14 @@ def storable_uidl(token: bytes) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """What the header of a mail tells: when it came (in the server's zone), its Message-ID."""
+    """What the header of a mail tells: when it came (in the server's zone), its Message-ID.
+
+    ``stamped_at`` is the same by the server's word alone, without what the sender's Date claims.
+    """
 
     received_at: datetime | None
     message_id: str
+    stamped_at: datetime | None = field(default=None, compare=False)
 
 
 def read_head(raw: bytes) -> Head:
@@ -99,7 +103,9 @@ def read_head(raw: bytes) -> Head:
     arrival = _moment(found.get(b"received", b"").rpartition(b";")[2])
     identity = found.get(b"message-id", b"").decode("utf-8", "replace")
     return Head(
-        received_at=arrival or _moment(found.get(b"date", b"")), message_id=bare_id(identity)
+        received_at=arrival or _moment(found.get(b"date", b"")),
+        message_id=bare_id(identity),
+        stamped_at=arrival,
     )
 
 
@@ -195,8 +201,11 @@ class Recognition:
 
 
 def wanted(head: Head, checkpoint: Checkpoint) -> bool:
-    """Whether a message that nothing stored matches is to be delivered after a renumbering."""
+    """Whether a message that nothing stored matches is to be delivered after a renumbering.
+
+    A sender's Date makes no mail old: what the server has not stamped is delivered.
+    """
     return wanted_again(
-        imap_plan.Head(uid=0, message_id=head.message_id, received_at=head.received_at, size=0),
+        imap_plan.Head(uid=0, message_id=head.message_id, received_at=head.stamped_at, size=0),
         checkpoint,
     )

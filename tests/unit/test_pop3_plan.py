@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
 
-from mailbridge.model import Fingerprint
+from mailbridge.model import Checkpoint, Fingerprint
 from mailbridge.sources.pop3_plan import (
     LONGEST_UIDL,
     Head,
@@ -18,6 +18,7 @@ from mailbridge.sources.pop3_plan import (
     read_listing,
     received_at,
     storable_uidl,
+    wanted,
 )
 from mailbridge.store.scan import storable
 
@@ -124,6 +125,16 @@ def test_stored_mail_is_recognised_once_and_by_id_and_time() -> None:
     assert found.find(head(0)) == "a"
     assert found.find(head(0)) is None
     assert found.find(head(0, "")) is None
+
+
+def test_a_senders_date_makes_no_mail_old() -> None:
+    """Only the server's own stamp tells what lay there before; in doubt a mail is delivered."""
+    watch = Checkpoint(
+        mailbox="alarm", folder="INBOX", uidvalidity=0, uid=0, baseline_uid=1, watching_since=NOON
+    )
+    assert wanted(read_head(b"Date: Sun, 01 Jan 2006 00:00:00 +0000\r\n\r\n"), watch)
+    old = b"Received: from a by b; Sun, 01 Jan 2006 00:00:00 +0000\r\n\r\n"
+    assert not wanted(read_head(old), watch)
 
 
 def test_who_cost_the_connection_is_forgotten_when_it_is_over() -> None:
