@@ -109,7 +109,7 @@ def translate(exc: Exception, action: str) -> MailbridgeError:
     if isinstance(exc, imaplib.IMAP4.error):
         return _protocol_error(exc, action)
     if isinstance(exc, OSError):
-        failure = _network_error(exc, action)
+        failure = network_error(exc, action)
         failure.__cause__ = exc
         return failure
     return Unavailable(
@@ -118,20 +118,23 @@ def translate(exc: Exception, action: str) -> MailbridgeError:
     )
 
 
-def _network_error(exc: OSError, action: str) -> MailbridgeError:
+def network_error(exc: OSError, action: str, *, protocol: str = "imap") -> MailbridgeError:
+    """Return our error for what a socket or TLS raised; its code begins with ``protocol``."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return Unavailable(
             f"{action}: the server's certificate is not trusted: {words(exc.verify_message)}",
-            code="imap.certificate",
+            code=f"{protocol}.certificate",
             fix="Check the host name and the clock; for a private authority set server.ca.",
         )
     if isinstance(exc, socket.gaierror):
-        return Unavailable(f"{action}: the host name has no address: {exc}", code="imap.dns")
-    if isinstance(exc, TimeoutError) or "timed out" in str(exc):
-        return Unavailable(f"{action}: the server did not answer in time", code="imap.timeout")
-    if isinstance(exc, ssl.SSLError):
-        return Unavailable(f"{action}: TLS failed: {words(exc)}", code="imap.tls")
-    return Unavailable(f"{action}: the connection failed: {words(exc)}", code="imap.connection")
+        said, code = f"the host name has no address: {exc}", "dns"
+    elif isinstance(exc, TimeoutError) or "timed out" in str(exc):
+        said, code = "the server did not answer in time", "timeout"
+    elif isinstance(exc, ssl.SSLError):
+        said, code = f"TLS failed: {words(exc)}", "tls"
+    else:
+        said, code = f"the connection failed: {words(exc)}", "connection"
+    return Unavailable(f"{action}: {said}", code=f"{protocol}.{code}")
 
 
 def _protocol_error(exc: imaplib.IMAP4.error, action: str) -> MailbridgeError:

@@ -10,14 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import socket
-import ssl
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final, ParamSpec, TypeVar
 
 from mailbridge.errors import MailbridgeError, SignInRejected, Throttled, Unavailable
-from mailbridge.sources.imap_errors import LONGEST_PAUSE, USUAL_PAUSE, words
+from mailbridge.sources.imap_errors import LONGEST_PAUSE, USUAL_PAUSE, network_error, words
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,6 +26,10 @@ TOKEN_LIMIT: Final = 4096
 TRUSTED: Final = timedelta(hours=1)
 #: seconds to wait then
 LOGON_PAUSE: Final = 600.0
+#: what a failed handshake mostly comes from
+_PORTS: Final = (
+    "Port 995 speaks TLS from the start (tls: implicit), port 110 begins without (tls: starttls)."
+)
 
 _SECONDS = re.compile(r"(\d{1,9}) *s(?:ec|\b)", re.IGNORECASE)
 _MILLISECONDS = re.compile(r"backoff time: *(\d{1,12}) *milliseconds", re.IGNORECASE)
@@ -103,7 +105,9 @@ def translate(exc: Exception, action: str) -> MailbridgeError:
     if isinstance(exc, Oversized):
         return Unavailable(f"{action}: {exc}", code="pop3.too_large")
     if isinstance(exc, OSError):
-        failure = _network_error(exc, action)
+        failure = network_error(exc, action, protocol="pop3")
+        if failure.code == "pop3.tls":
+            failure.fix = _PORTS
         failure.__cause__ = exc
         return failure
     return not_understood(action)
@@ -114,27 +118,6 @@ def not_understood(action: str) -> Unavailable:
     return Unavailable(
         f"{action}: the server's answer could not be understood", code="pop3.protocol"
     )
-
-
-def _network_error(exc: OSError, action: str) -> MailbridgeError:
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return Unavailable(
-            f"{action}: the server's certificate is not trusted: {words(exc.verify_message)}",
-            code="pop3.certificate",
-            fix="Check the host name and the clock; for a private authority set server.ca.",
-        )
-    if isinstance(exc, socket.gaierror):
-        return Unavailable(f"{action}: the host name has no address: {exc}", code="pop3.dns")
-    if isinstance(exc, TimeoutError) or "timed out" in str(exc):
-        return Unavailable(f"{action}: the server did not answer in time", code="pop3.timeout")
-    if isinstance(exc, ssl.SSLError):
-        return Unavailable(
-            f"{action}: TLS failed: {words(exc)}",
-            code="pop3.tls",
-            fix="Port 995 speaks TLS from the start (tls: implicit), port 110 begins without "
-            "(tls: starttls).",
-        )
-    return Unavailable(f"{action}: the connection failed: {words(exc)}", code="pop3.connection")
 
 
 def answer_error(text: str, action: str) -> MailbridgeError:
