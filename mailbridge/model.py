@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Literal
 
 Protocol = Literal["imap", "pop3"]
@@ -144,6 +145,34 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one route said of a mail, in the order in which they were asked.
+
+    ``passed_by``: it does not match. ``deliver``, ``hold`` and ``drop`` are what becomes of it at
+    ``webhooks``; ``reason`` says why, for a person. A route that wants no duplicates leaves the
+    question to the store, which alone knows: the same ``duplicate_key`` of this route within
+    ``duplicate_within`` before makes the step's verdict ``otherwise``. ``expires_at`` (of
+    ``max_age``) is when an open delivery gets ``otherwise`` too. ``fields`` is what was extracted,
+    plain JSON; ``wanted`` names every field that the route extracts, found or not.
+    """
+
+    route: str
+    verdict: Literal["deliver", "hold", "drop", "passed_by"]
+    reason: str
+    webhooks: tuple[str, ...] = ()
+    otherwise: Literal["deliver", "hold", "drop"] = "hold"
+    expires_at: datetime | None = None
+    duplicate_key: str = ""
+    duplicate_within: timedelta | None = None
+    wanted: tuple[str, ...] = ()
+    fields: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+#: what every route of a mailbox said of one mail
+Ruling = tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """What one fetch brings into one transaction of the store.
 
@@ -152,6 +181,10 @@ class Batch:
     UIDVALIDITY): remembered, not delivered. ``gaps`` are written or updated, ``vanished`` are
     gaps that the server no longer lists. ``checkpoint`` replaces the folder's checkpoint.
     ``swept`` says that the messages were found by a look-back sweep, behind the checkpoint.
+    ``rulings`` are by ``MessageRef.message_id``: such a message goes where its routes say, and not
+    to ``sinks``. ``fallbacks`` are, for sinks that have one, the seconds after which a delivery
+    that was not taken goes to another too. ``listeners`` are, by event type, the sinks that are
+    told of what the store itself finds out (``delivery.held``, ``format.drift``).
     POP3 has no UIDs to put a line between: ``before`` are UIDLs that lay there when the watch
     began, or are listed again after they were gone (remembered, not delivered), ``gone`` those
     that the server no longer lists (remembered for a while).
@@ -168,6 +201,9 @@ class Batch:
     swept: bool = False
     before: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    rulings: Mapping[str, Ruling] = field(default_factory=lambda: MappingProxyType({}))
+    fallbacks: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    listeners: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +265,13 @@ class Delivery:
     fence: int
     mail: StoredMail | None = None
     body: dict[str, Any] | None = None
+    #: the route that brought it here, and what that one extracted
+    route: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    #: from when on it is too old to be delivered without a person's word
+    expires_at: datetime | None = None
+    #: what becomes of it then
+    otherwise: Literal["deliver", "hold", "drop"] = "deliver"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

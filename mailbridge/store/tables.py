@@ -14,7 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 #: the revision of ``migrations`` that this code reads and writes
-SCHEMA: Final = "0003"
+SCHEMA: Final = "0004"
 
 #: a delivery rescued this often in a row is a suspect, claimed apart from the others: first
 #: with so many other suspects, since most are innocent, and later by itself
@@ -180,6 +180,15 @@ deliveries: Final = sa.Table(
     sa.Column("resolved_at", sa.BigInteger),
     sa.Column("last_status", sa.Integer),
     sa.Column("last_reason", sa.Text),
+    # the route that brought it here; NULL where none is written
+    sa.Column("route", sa.Text),
+    # from when on it is too old to be delivered (a route's max_age), and what becomes of it then
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("otherwise", sa.Text),
+    # when another sink gets it too, unless this one has taken it; NULL when there is no other
+    sa.Column("fall_back_at", sa.BigInteger),
+    # 1 while its sink keeps the order; only then it is in the index for that
+    sa.Column("ordered", sa.SmallInteger),
 )
 # Rows of one mail lie side by side here; an index on the event's id would have to write a page
 # of its own for each mail, anywhere in the file. Such an id is looked up in ``messages``.
@@ -231,6 +240,57 @@ _partial_index(
     "deliveries_old_notices",
     "message IS NULL AND resolved_at IS NOT NULL",
     deliveries.c.resolved_at,
+)
+# The order that a strict sink keeps: the oldest open delivery of each mailbox comes first.
+_partial_index(
+    "deliveries_order",
+    "ordered = 1 AND state IN ('queued', 'claimed')",
+    deliveries.c.sink,
+    deliveries.c.mailbox,
+    deliveries.c.sequence,
+)
+_partial_index(
+    "deliveries_fall_back",
+    "fall_back_at IS NOT NULL AND state IN ('queued', 'claimed', 'dead')",
+    deliveries.c.fall_back_at,
+)
+
+#: what the routes said of a message when it was accepted
+rulings: Final = sa.Table(
+    "rulings",
+    metadata,
+    sa.Column(
+        "message", _NUMBER, sa.ForeignKey(messages.c.pk), primary_key=True, autoincrement=False
+    ),
+    # JSON: a list of steps, see ``store.routing``
+    sa.Column("steps", sa.Text, nullable=False),
+)
+
+#: what a route that wants no duplicates has seen lately
+recent: Final = sa.Table(
+    "recent",
+    metadata,
+    sa.Column("route", sa.Text, primary_key=True),
+    # a digest of the number or the content that tells a duplicate
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    # the event id of the mail that was first
+    sa.Column("first", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+sa.Index("recent_at", recent.c.at)
+
+#: how often in a row a field that a route extracts has been empty
+drift: Final = sa.Table(
+    "drift",
+    metadata,
+    sa.Column("mailbox", sa.Text, primary_key=True),
+    sa.Column("route", sa.Text, primary_key=True),
+    sa.Column("field", sa.Text, primary_key=True),
+    # mails in which it was found, all told, and mails without it since the last one
+    sa.Column("filled", sa.BigInteger, nullable=False),
+    sa.Column("empty", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 #: one row for each attempt, with how it went
