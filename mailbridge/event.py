@@ -1,14 +1,17 @@
 """A message, or a notice, to the JSON that a webhook gets (schema ``mailbridge/1``). Pure.
 
-The bytes depend on nothing but the stored message and the settings: no clock, no counter.
+The bytes depend on nothing but the stored message, what its route said and the settings: no
+clock, no counter.
 So every attempt and every replay of a delivery sends the same body.
 """
 
 from __future__ import annotations
 
 import binascii
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import orjson
@@ -30,6 +33,10 @@ NOTICE_TYPES: Final = frozenset(
     {
         "mail.vanished",
         "delivery.dead",
+        "delivery.held",
+        "webhook.failing",
+        "webhook.recovered",
+        "format.drift",
         "mailbox.degraded",
         "mailbox.recovered",
         "secret.expiring",
@@ -41,6 +48,8 @@ NOTICE_TYPES: Final = frozenset(
 )
 MAIL_TYPE: Final = "mail.received"
 EVENT_TYPES: Final = frozenset({MAIL_TYPE, *NOTICE_TYPES})
+#: what a route extracted that extracts nothing
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,20 +62,37 @@ class EventSettings:
 
 
 def mail_event(
-    mail: StoredMail, message: ParsedMessage, settings: EventSettings | None = None
+    mail: StoredMail,
+    message: ParsedMessage,
+    settings: EventSettings | None = None,
+    *,
+    route: str | None = None,
+    fields: Mapping[str, Any] = NOTHING,
 ) -> bytes:
-    """Return the body of ``mail.received``: valid UTF-8, the same for every attempt."""
+    """Return the body of ``mail.received``: valid UTF-8, the same for every attempt.
+
+    ``route`` brought it here, ``fields`` is what that one extracted (plain JSON).
+    """
     return _dumped(
         {
             "type": MAIL_TYPE,
             "timestamp": stamp(mail.accepted_at),
             "schema": SCHEMA,
-            "data": mail_data(mail, message, settings or EventSettings()),
+            "data": mail_data(
+                mail, message, settings or EventSettings(), route=route, fields=fields
+            ),
         }
     )
 
 
-def mail_data(mail: StoredMail, message: ParsedMessage, settings: EventSettings) -> dict[str, Any]:
+def mail_data(
+    mail: StoredMail,
+    message: ParsedMessage,
+    settings: EventSettings,
+    *,
+    route: str | None = None,
+    fields: Mapping[str, Any] = NOTHING,
+) -> dict[str, Any]:
     """Return the ``data`` object of ``mail.received``."""
     verdict = judge(message)
     return {
@@ -79,8 +105,8 @@ def mail_data(mail: StoredMail, message: ParsedMessage, settings: EventSettings)
         "auth": verdict.auth,
         "trust": verdict.trust,
         "auto": verdict.auto,
-        "fields": {},
-        "route": None,
+        "fields": dict(fields),
+        "route": route,
         "parse": {
             "status": message.status,
             "defects": list(message.defects),

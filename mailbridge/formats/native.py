@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from mailbridge.event import (
     INLINE_BYTES,
@@ -53,8 +54,9 @@ class NativeFormat:
                 delivery.body,
             )
         message = parse(delivery.mail.raw)
+        said: dict[str, Any] = {"route": delivery.route, "fields": delivery.fields}
         try:
-            return mail_event(delivery.mail, message, self._settings)
+            return mail_event(delivery.mail, message, self._settings, **said)
         except Exception:  # noqa: BLE001 - a mail must reach its receiver even past a bug of ours
             failed = ParsedMessage(status="failed", defects=("event-failed",))
-            return mail_event(delivery.mail, failed, self._settings)
+            return mail_event(delivery.mail, failed, self._settings, **said)

@@ -8,6 +8,7 @@ import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jsonschema
@@ -193,16 +194,29 @@ def test_bug_of_ours_still_delivers_the_place(monkeypatch: pytest.MonkeyPatch) -
     """Should an event be impossible to build, the receiver gets a failed one with its hash."""
     build = event.mail_event
 
-    def broken(mail: StoredMail, message: Any, settings: EventSettings) -> bytes:
+    def broken(mail: StoredMail, message: Any, settings: EventSettings, **said: Any) -> bytes:
         if message.status != "failed":
             raise KeyError
-        return build(mail, message, settings)
+        return build(mail, message, settings, **said)
 
     monkeypatch.setattr(native, "mail_event", broken)
     found = json.loads(NativeFormat().body(delivery(stored())))
     validate(found)
     assert found["data"]["parse"]["status"] == "failed"
     assert found["data"]["raw_sha256"] == stored().raw_sha256
+
+
+def test_event_says_what_its_route_found() -> None:
+    """A mail carries the name of the route that brought it and the fields that it extracted."""
+    fields = MappingProxyType({"keyword": "B3", "units": ["LF 20", "DLK"], "map": {"Ort": "Süd"}})
+    found = json.loads(NativeFormat().body(delivery(stored(), route="alarm", fields=fields)))
+    validate(found)
+    assert found["data"]["route"] == "alarm"
+    assert found["data"]["fields"] == {
+        "keyword": "B3",
+        "units": ["LF 20", "DLK"],
+        "map": {"Ort": "Süd"},
+    }
 
 
 def test_delivery_of_nothing_is_a_bug() -> None:
@@ -223,6 +237,26 @@ NOTICES: dict[str, dict[str, Any]] = {
         "attempts": 3,
         "first_due_at": STAMP,
         "last_attempt_at": STAMP,
+    },
+    "delivery.held": {
+        "message": ID,
+        "webhook": "divera",
+        "route": "alarm",
+        "reason": "not authenticated: dmarc=fail",
+    },
+    "webhook.failing": {
+        "webhook": "erp",
+        "reason": "HTTP 503 Service Unavailable",
+        "since": STAMP,
+        "attempts": 5,
+    },
+    "webhook.recovered": {"webhook": "erp", "since": STAMP, "attempts": 17},
+    "format.drift": {
+        "message": ID,
+        "route": "alarm",
+        "field": "keyword",
+        "empty": 5,
+        "last_filled_at": STAMP,
     },
     "mailbox.degraded": {
         "folder": "INBOX",
