@@ -6,6 +6,8 @@
                         ├─ dispatcher per webhook
                         └─ control socket, clock, watchdog
 
+A reload (SIGHUP) exchanges what the new configuration says differently (``running``).
+
 A stop (SIGTERM) ends the clock and the intakes at once, lets every dispatcher finish the
 attempts under way, gives back what was claimed and not begun, and closes the store last.
 """
@@ -26,13 +28,13 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from mailbridge import __version__
-from mailbridge.build import Builder, Daemon, build_sink, utc_now
+from mailbridge.build import Builder, Daemon, utc_now
 from mailbridge.config import Config
-from mailbridge.dispatch import Dispatcher
-from mailbridge.errors import MailbridgeError, StoreRefused, TemporaryError
+from mailbridge.errors import MailbridgeError, TemporaryError, first_of
 from mailbridge.health import Health
 from mailbridge.http.control import control, socket_path
 from mailbridge.operate import Operator
+from mailbridge.running import Reload, Running, take_again
 from mailbridge.schedule import Schedule
 from mailbridge.service import Service
 from mailbridge.store.sealing import ring
@@ -51,20 +53,21 @@ PURGE_EVERY: Final = 600.0
 RESCUE_EVERY: Final = 10.0
 #: seconds between two looks at what credentials are about to end, and at grants nobody uses
 LOOK_AFTER_EVERY: Final = 3600.0
+#: and until the first, when every mailbox has had the time to sign in
+LOOK_AFTER_FIRST: Final = 60.0
 #: seconds within which every loop has to have moved for the watchdog to be fed
 MOVED_WITHIN: Final = 45.0
-#: seconds for the dispatchers to finish when stopping; an attempt has 30
-STOP_WITHIN: Final = 40.0
 
 
 async def serve(
     config: Config,
     *,
     stop: asyncio.Event,
+    reload: Reload | None = None,
     environ: Mapping[str, str] | None = None,
     on_ready: Callable[[Daemon], None] | None = None,
 ) -> None:
-    """Run the daemon until ``stop`` is set.
+    """Run the daemon until ``stop`` is set; ``reload`` says when to read the configuration again.
 
     Raises ``StoreRefused`` when the database may not be used or can no longer be trusted; then
     nothing acknowledged is lost, and a restart recovers from the write-ahead log.
@@ -79,10 +82,6 @@ async def serve(
         stack.push_async_callback(store.close)
         daemon = Daemon(config=config, store=store, health=Health(started_at=utc_now()))
         builder = Builder(daemon, _in_threads(pool), rng)
-        for name, webhook in config.webhooks.items():
-            sink = await stack.enter_async_context(build_sink(name, webhook))
-            daemon.dispatchers[name] = builder.dispatcher(sink, webhook)
-        daemon.intakes.extend(builder.intakes())
         stack.push_async_callback(builder.sign_ins.close)
         supervisor = Supervisor(
             store=store,
@@ -91,25 +90,24 @@ async def serve(
             now=utc_now,
             rng=rng,
         )
-        schedule = _schedule(daemon, supervisor, service, rng)
-        look_after = functools.partial(_look_after, daemon, builder)
-        schedule.chore(LOOK_AFTER_EVERY, look_after, name="credentials")
+        schedule = _schedule(daemon, builder, supervisor, service, rng)
         operator = Operator(
-            config=config,
-            store=store,
-            health=daemon.health,
-            wake=daemon.wake_dispatchers,
+            daemon=daemon,
             sign_ins=builder.sign_ins,
             mended=supervisor.mended,
         )
         path = socket_path(config.state.database.reveal(), env)
         try:
             async with control(path, operator.commands()), asyncio.TaskGroup() as group:
-                delivering = [
-                    group.create_task(_keep_dispatching(dispatcher, stop))
-                    for dispatcher in daemon.dispatchers.values()
-                ]
-                watching = group.create_task(supervisor.run(daemon.intakes))
+                running = Running(
+                    daemon=daemon,
+                    builder=builder,
+                    supervisor=supervisor,
+                    schedule=schedule,
+                    group=group,
+                )
+                await running.start()
+                watching = group.create_task(supervisor.run())
                 schedule.start()
                 stack.callback(schedule.stop)
                 log.info(
@@ -119,33 +117,45 @@ async def serve(
                     webhooks=len(config.webhooks),
                     database=config.state.database_label,
                 )
-                service.ready(f"watching {len(daemon.intakes)} folder(s)")
+                service.ready(_watched(daemon))
                 if on_ready is not None:
                     on_ready(daemon)
-                await stop.wait()
+                await _until_stop(stop, reload, running, service)
                 service.stopping()
                 log.info("daemon.stopping")
                 watching.cancel()
-                _, late = (
-                    await asyncio.wait(delivering, timeout=STOP_WITHIN) if delivering else ((), ())
-                )
-                for task in late:
-                    task.cancel()
+                await running.finish()
         except BaseExceptionGroup as group_error:
-            raise _first(group_error) from group_error
+            raise first_of(group_error) from group_error
     log.info("daemon.stopped")
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the error that a command can explain, else the first one."""
-    leaves = list(_leaves(group))
-    return next((leaf for leaf in leaves if isinstance(leaf, MailbridgeError)), leaves[0])
+async def _until_stop(
+    stop: asyncio.Event, reload: Reload | None, running: Running, service: Service
+) -> None:
+    """Wait for the stop; read the configuration again whenever that is asked for."""
+    if reload is None:
+        await stop.wait()
+        return
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        while not stop.is_set():
+            asked = asyncio.create_task(reload.asked.wait())
+            try:
+                await asyncio.wait({stopping, asked}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                asked.cancel()
+            if reload.asked.is_set() and not stop.is_set():
+                reload.asked.clear()
+                service.reloading()
+                outcome = await take_again(running, reload.load)
+                service.ready(f"{_watched(running.daemon)}; {outcome}")
+    finally:
+        stopping.cancel()
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [error]
+def _watched(daemon: Daemon) -> str:
+    return f"watching {len(daemon.intakes)} folder(s)"
 
 
 def _in_threads(pool: ThreadPoolExecutor) -> Callable[..., Any]:
@@ -171,29 +181,12 @@ async def _open_store(config: Config, env: Mapping[str, str]) -> Store:
     )
 
 
-async def _keep_dispatching(dispatcher: Dispatcher, stop: asyncio.Event) -> None:
-    """Run a dispatcher; after a bug of ours it starts again, and its claims come back by lease."""
-    while not stop.is_set():
-        try:
-            await dispatcher.run(stop)
-        except* StoreRefused as refused:
-            raise _first(refused) from refused
-        except* Exception as errors:
-            log.exception("dispatch.bug", sink=dispatcher.name, exc_info=errors)
-            await asyncio.sleep(1.0)
-
-
 def _schedule(
-    daemon: Daemon, supervisor: Supervisor, service: Service, rng: random.Random
+    daemon: Daemon, builder: Builder, supervisor: Supervisor, service: Service, rng: random.Random
 ) -> Schedule:
     schedule = Schedule(now=utc_now, rng=rng)
-    for intake in daemon.intakes:
-        fetch = daemon.config.mailboxes[intake.mailbox].fetch
-        name = f"wake {intake.mailbox} {intake.folder}"
-        if fetch.cron is not None:
-            schedule.wake_cron(fetch.cron, intake.scheduled, name=name)
-        else:
-            schedule.wake_every(fetch.every.total_seconds(), intake.scheduled, name=name)
+    look_after = functools.partial(_look_after, daemon, builder)
+    schedule.chore(LOOK_AFTER_EVERY, look_after, name="credentials", soon=LOOK_AFTER_FIRST)
     schedule.chore(RESCUE_EVERY, functools.partial(_rescue, daemon), name="rescue")
     schedule.chore(PURGE_EVERY, functools.partial(_purge, daemon), name="purge")
     if service.watchdog_seconds:

@@ -67,7 +67,6 @@ class Builder:
 
     def __init__(self, daemon: Daemon, run: Callable[..., Any], rng: random.Random) -> None:
         self._daemon = daemon
-        self._config = daemon.config
         self._run = run
         self._rng = rng
         self._shared = Shared(run=run, room=Room(FETCHES, patience=FETCH_PATIENCE))
@@ -75,6 +74,19 @@ class Builder:
         self._sweeps = Sweeps(rng=rng)
         self._ahead = asyncio.Semaphore(AHEAD)
         self.sign_ins = SignIns(daemon.config, grants=daemon.store.grants, now=utc_now, run=run)
+
+    @property
+    def _config(self) -> Config:
+        """The configuration in force; a reload exchanges it."""
+        return self._daemon.config
+
+    async def apply(self, config: Config) -> set[str]:
+        """Take another configuration; returns the mailboxes whose sign-in is no more."""
+        return await self.sign_ins.apply(config)
+
+    def forget_mailbox(self, name: str) -> None:
+        """Forget what the folders of a mailbox shared; they have ended."""
+        self._slots.pop(name, None)
 
     def dispatcher(self, sink: WebhookSink, webhook: Webhook) -> Dispatcher:
         """Return the dispatcher of a webhook."""
@@ -95,14 +107,12 @@ class Builder:
         del mailbox  # every webhook gets every mailbox's events until there are routes
         return [name for name, hook in self._config.webhooks.items() if kind in hook.events]
 
-    def intakes(self) -> list[Intake]:
-        """Return an intake for each folder that is watched."""
-        return [
-            self._intake(name, mailbox, folder)
-            for name, mailbox in self._config.mailboxes.items()
-            if mailbox.fetch.protocol != "none"
-            for folder in mailbox.fetch.folders
-        ]
+    def intakes_of(self, name: str) -> list[Intake]:
+        """Return an intake for each folder of a mailbox that is watched."""
+        mailbox = self._config.mailboxes[name]
+        if mailbox.fetch.protocol == "none":
+            return []
+        return [self._intake(name, mailbox, folder) for folder in mailbox.fetch.folders]
 
     def _intake(self, name: str, mailbox: Mailbox, folder: str) -> Intake:
         fetch = mailbox.fetch

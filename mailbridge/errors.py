@@ -107,3 +107,15 @@ class FolderMissing(PermanentError):  # noqa: N818 - named for the state, as in 
 
 class StoreRefused(PermanentError):  # noqa: N818 - named for the state, as in the glossary
     """The database may not be used: newer schema, held by another daemon, damaged."""
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error of a group that a command can explain, else the first one."""
+    leaves = list(_leaves(group))
+    return next((leaf for leaf in leaves if isinstance(leaf, MailbridgeError)), leaves[0])
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]

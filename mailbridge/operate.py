@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from mailbridge import __version__
 from mailbridge.config import Config
@@ -24,25 +25,58 @@ from mailbridge.store.store import Store
 _WORST = (Sight.PARKED, Sight.NOT_CONNECTED, Sight.DEGRADED, Sight.STARTING, Sight.OK)
 
 
+class Overview(Protocol):
+    """A ``Protocol``: what is at hand, in the daemon or in a command (``Alone``)."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+
+    @property
+    def store(self) -> Store:
+        """The open store."""
+
+    @property
+    def health(self) -> Health | None:
+        """What the daemon sees."""
+
+    def wake_dispatchers(self) -> None:
+        """Say to every dispatcher that something new may be due."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alone:
+    """An ``Overview`` where no daemon runs."""
+
+    config: Config
+    store: Store
+    health: None = None
+
+    def wake_dispatchers(self) -> None:
+        """There are none."""
+
+
 class Operator:
     """The operator's commands over one open store."""
 
-    def __init__(  # noqa: PLR0913 - the composition root names each once
+    def __init__(
         self,
         *,
-        config: Config,
-        store: Store,
-        health: Health | None,
-        wake: Callable[[], None],
+        daemon: Overview,
         sign_ins: SignIns,
         mended: Callable[[str], None] | None = None,
     ) -> None:
+        self._daemon = daemon
         self._sign_ins = sign_ins
         self._mended = mended
-        self._config = config
-        self._store = store
-        self._health = health
-        self._wake = wake
+        self._store = daemon.store
+        self._health = daemon.health
+        self._wake = daemon.wake_dispatchers
+
+    @property
+    def _config(self) -> Config:
+        """The configuration in force; a reload exchanges it."""
+        return self._daemon.config
 
     def commands(self) -> dict[str, Command]:
         """Return the commands by the names that the control socket knows."""

@@ -48,15 +48,32 @@ class Schedule:
         )
         self._scheduler.add_job(_async(wake), trigger, name=name)
 
+    def forget(self, name: str) -> None:
+        """Wake and work no more under this name; nothing when there is no such job."""
+        for job in self._scheduler.get_jobs():
+            if job.name == name:
+                job.remove()
+
     def wake_cron(self, expression: str, wake: Callable[[], None], *, name: str) -> None:
         """Call ``wake`` as the five fields of a crontab say, in the machine's local time."""
         trigger = CronTrigger.from_crontab(expression)
         trigger.jitter = 5
         self._scheduler.add_job(_async(wake), trigger, name=name)
 
-    def chore(self, seconds: float, work: Callable[[], Awaitable[None]], *, name: str) -> None:
-        """Await ``work`` every ``seconds``; a chore that takes longer is not started twice."""
-        trigger = IntervalTrigger(seconds=seconds, timezone="UTC")
+    def chore(
+        self,
+        seconds: float,
+        work: Callable[[], Awaitable[None]],
+        *,
+        name: str,
+        soon: float | None = None,
+    ) -> None:
+        """Await ``work`` every ``seconds``; a chore that takes longer is not started twice.
+
+        The first time is after so many seconds, too, or after ``soon``.
+        """
+        first = self._now() + timedelta(seconds=seconds if soon is None else soon)
+        trigger = IntervalTrigger(seconds=seconds, start_date=first, timezone="UTC")
         self._scheduler.add_job(work, trigger, name=name)
 
     def start(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from typing import Final
 
 #: bytes of a status text; systemd shows one line
@@ -23,6 +24,11 @@ class Service:
     def ready(self, status: str) -> None:
         """Tell that the daemon is up and works."""
         self._send(f"READY=1\nSTATUS={_line(status)}")
+
+    def reloading(self) -> None:
+        """Tell that the configuration is being read again; ``ready`` tells that this is over."""
+        micros = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reloading")
 
     def status(self, status: str) -> None:
         """Set the line that ``systemctl status`` shows."""

@@ -112,21 +112,27 @@ class SignIns:
             state=state,
         )
 
-    async def apply(self, config: Config) -> None:
+    async def apply(self, config: Config) -> set[str]:
         """Take another configuration: what changed is made anew when it is next asked for.
+
+        Returns the mailboxes that hold a sign-in which is no more.
 
         What did not change keeps its token, and reads its credentials again: a secret that was
         replaced where it stands is tried first, and the former one is not forgotten before.
         """
+        before = {name: self._key(name) for name in self._config.mailboxes}
         self._config = config
         gone = []
+        orphans: set[str] = set()
         for key, (shape, sign_in) in list(self._made.items()):
             if self._mailboxes(key) and self._shape(key) == shape:
                 await sign_in.reload()
             else:
                 del self._made[key]
                 gone.append(sign_in)
+                orphans.update(name for name, of in before.items() if of == key)
         await asyncio.gather(*(sign_in.close() for sign_in in gone))
+        return orphans
 
     async def keep_alive(self) -> None:
         """Use what people have consented to and nobody has used for a week; see its standing."""

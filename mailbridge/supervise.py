@@ -126,16 +126,43 @@ class Supervisor:
         self._mended: dict[Intake, asyncio.Event] = {}
         #: what had been done when the server last ended a session of its own accord
         self._done: dict[Intake, tuple[datetime | None, int]] = {}
+        self._keeping: dict[Intake, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
         #: when the watch last went round, for the watchdog
         self.moved_at = now()
 
-    async def run(self, intakes: Sequence[Intake]) -> None:
-        """Keep every intake going until cancelled. Raises only what the store cannot survive."""
-        self._intakes = list(intakes)
-        async with asyncio.TaskGroup() as group:
-            for intake in intakes:
-                group.create_task(self._keep(intake))
-            group.create_task(self._watch())
+    async def run(self, intakes: Sequence[Intake] = ()) -> None:
+        """Keep every intake going until cancelled. Raises only what the store cannot survive.
+
+        Those that ``watch`` was told of before are among them.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                for intake in intakes:
+                    self._intakes.append(intake)
+                for intake in self._intakes:
+                    self._keeping[intake] = group.create_task(self._keep(intake))
+                group.create_task(self._watch())
+        finally:
+            self._group = None
+            self._keeping.clear()
+
+    def watch(self, intake: Intake) -> None:
+        """Keep another intake going, from now on or from when this runs."""
+        self._intakes.append(intake)
+        if self._group is not None:
+            self._keeping[intake] = self._group.create_task(self._keep(intake))
+
+    async def forget(self, intake: Intake) -> None:
+        """End an intake and its session for good; returns when it has let go."""
+        self._intakes.remove(intake)
+        keeping = self._keeping.pop(intake, None)
+        if keeping is not None:
+            keeping.cancel()
+            await asyncio.wait({keeping})
+        self._lives.pop(intake, None)
+        self._done.pop(intake, None)
 
     async def _keep(self, intake: Intake) -> None:
         while True:
@@ -239,7 +266,7 @@ class Supervisor:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(TICK)
-            for intake in self._intakes:
+            for intake in list(self._intakes):
                 await self._look_at(intake)
             self.moved_at = self._now()
 

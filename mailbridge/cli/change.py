@@ -50,17 +50,14 @@ async def command(config: Config, name: str, asked: Mapping[str, Any]) -> Mappin
     if answer is not None:
         return answer
     from mailbridge.build import utc_now
-    from mailbridge.operate import Operator
+    from mailbridge.operate import Alone, Operator
     from mailbridge.sign_ins import SignIns
     from mailbridge.store.store import Store
 
     store = await Store.open(config.state.database.reveal(), keys=grants.configured(config))
     try:
         operator = Operator(
-            config=config,
-            store=store,
-            health=None,
-            wake=lambda: None,
+            daemon=Alone(config=config, store=store),
             sign_ins=SignIns(config, grants=store.grants, now=utc_now, run=asyncio.to_thread),
         )
         return await operator.commands()[name](asked)

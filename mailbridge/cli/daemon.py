@@ -45,8 +45,8 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 
 
 def run(ctx: typer.Context) -> None:
-    """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
-    from mailbridge.cli.main import LogLevel, load_config
+    """Run the daemon in the foreground until SIGTERM or Ctrl-C; SIGHUP reads the file again."""
+    from mailbridge.cli.main import LogLevel, load_config, read_config
     from mailbridge.process import (
         collect_seldom,
         open_many_files,
@@ -61,10 +61,13 @@ def run(ctx: typer.Context) -> None:
 
     async def main() -> None:
         from mailbridge.app import serve
+        from mailbridge.running import Reload
 
-        stop = asyncio.Event()
+        stop, again = asyncio.Event(), asyncio.Event()
         stop_on_signals(stop)
-        await serve(config, stop=stop, on_ready=lambda _daemon: collect_seldom())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again.set)
+        reload = Reload(asked=again, load=lambda: read_config(ctx))
+        await serve(config, stop=stop, reload=reload, on_ready=lambda _daemon: collect_seldom())
 
     run_async(main())
 

@@ -74,10 +74,15 @@ def load_config(ctx: typer.Context, usual: LogLevel = LogLevel.WARNING) -> Confi
     Sets up logging first (``usual`` is the level when no option names one), so that whatever
     a command causes to be logged is redacted and stays off standard output.
     """
+    settings(ctx).configure_logging(usual)
+    return read_config(ctx)
+
+
+def read_config(ctx: typer.Context) -> Config:
+    """Return the configuration as the file says it now; see ``load_config``."""
     from mailbridge.config import check
     from mailbridge.errors import ConfigError
 
-    settings(ctx).configure_logging(usual)
     checked = check(settings(ctx).config_path())
     for warning in checked.warnings:
         tell(f"warning: {warning}")

@@ -1,0 +1,276 @@
+"""What runs and can be exchanged while the daemon runs: dispatchers, intakes and their wakes.
+
+A new configuration changes what it says differently, and nothing else: a mailbox whose section,
+routes and app are as before keeps its session, a webhook that is as before keeps its
+connections. What is taken away is stopped as at the daemon's end: attempts under way finish,
+claims are given back, and what still waits for a webhook that is gone stays in the queue, for
+``status`` to show and ``replay`` to send elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+
+from mailbridge.build import Builder, Daemon, build_sink
+from mailbridge.config import Config
+from mailbridge.dispatch import Dispatcher
+from mailbridge.errors import MailbridgeError, StoreRefused, first_of
+from mailbridge.health import FolderHealth
+from mailbridge.intake import Intake
+from mailbridge.schedule import Schedule
+from mailbridge.supervise import Supervisor
+
+log = structlog.get_logger()
+
+#: seconds for the dispatchers to finish when stopping; an attempt has 30
+STOP_WITHIN: Final = 40.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What one configuration says differently from another, by name."""
+
+    mailboxes: frozenset[str]
+    webhooks: frozenset[str]
+    apps: frozenset[str]
+    #: what only a start of the process can change
+    at_restart: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One line for the log and for systemd's status."""
+        parts = [
+            f"{what} {', '.join(sorted(names))}"
+            for what, names in (
+                ("mailboxes", self.mailboxes),
+                ("webhooks", self.webhooks),
+                ("apps", self.apps),
+            )
+            if names
+        ]
+        return "; ".join(parts) or "nothing"
+
+
+def changes(old: Config, new: Config) -> Changes:
+    """Compare two configurations. Pure.
+
+    A mailbox also changes with its routes, and with where mails and events can go. Credentials
+    are compared by ``SignIns.apply``, which alone knows whether a sign-in can be kept.
+    """
+    hooks = frozenset(
+        name
+        for name in {*old.webhooks, *new.webhooks}
+        if old.webhooks.get(name) != new.webhooks.get(name)
+    )
+    boxes = frozenset(
+        name
+        for name in {*old.mailboxes, *new.mailboxes}
+        if _seen_of(old, name) != _seen_of(new, name)
+    )
+    apps = frozenset(
+        name for name in {*old.apps, *new.apps} if old.apps.get(name) != new.apps.get(name)
+    )
+    at_restart = []
+    if old.state.database != new.state.database:
+        at_restart.append("state.database")
+    if old.state.key != new.state.key:
+        at_restart.append("state.key")
+    if old.http != new.http:
+        at_restart.append("http")
+    return Changes(mailboxes=boxes, webhooks=hooks, apps=apps, at_restart=tuple(at_restart))
+
+
+def _seen_of(config: Config, name: str) -> object:
+    """Return all that an intake of this mailbox is built from."""
+    mailbox = config.mailboxes.get(name)
+    if mailbox is None:
+        return None
+    routes = getattr(config, "routes", {})
+    named = getattr(mailbox, "routes", None) or ()
+    ways = {
+        hook: (section.events, getattr(section, "fallback", None))
+        for hook, section in config.webhooks.items()
+    }
+    # The password is the sign-in's; what it is must not end a session.
+    return (
+        mailbox.model_copy(update={"password": None}),
+        [routes.get(route) for route in named],
+        ways,
+        list(ways),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Delivering:
+    """One dispatcher at work, with what ends it."""
+
+    stop: asyncio.Event
+    task: asyncio.Task[None]
+    stack: AsyncExitStack
+
+
+@dataclass(slots=True, kw_only=True)
+class Running:
+    """The loops of a daemon. ``start`` and ``finish`` once each, ``apply`` any number of times."""
+
+    daemon: Daemon
+    builder: Builder
+    supervisor: Supervisor
+    schedule: Schedule
+    group: asyncio.TaskGroup
+    _delivering: dict[str, _Delivering] = field(default_factory=dict)
+
+    async def start(self) -> None:
+        """Start everything that the configuration names. Raises what a sink cannot open with."""
+        for name in self.daemon.config.webhooks:
+            await self._start_sink(name)
+        for name in self.daemon.config.mailboxes:
+            self._start_mailbox(name)
+
+    async def finish(self) -> None:
+        """Let the attempts under way end, give back the rest; the intakes have ended before."""
+        for one in self._delivering.values():
+            one.stop.set()
+        await asyncio.gather(*(self._finish(name) for name in list(self._delivering)))
+
+    async def apply(self, config: Config) -> Changes:
+        """Take another configuration. Raises, with nothing changed, when a sink cannot be opened.
+
+        Webhooks come first: a mailbox that is new may have one to deliver to at once.
+        """
+        old = self.daemon.config
+        found = changes(old, config)
+        opened = await self._opened(config, found)
+        self.daemon.config = config
+        remade = await self.builder.apply(config)
+        for name in found.webhooks:
+            await self._stop_sink(name)
+            if name in opened:
+                self._deliver(name, *opened[name])
+        for name in sorted(found.mailboxes | remade):
+            await self._stop_mailbox(name)
+            if name in config.mailboxes:
+                self._start_mailbox(name)
+        return found
+
+    # --- sinks
+
+    async def _opened(
+        self, config: Config, found: Changes
+    ) -> dict[str, tuple[Any, AsyncExitStack]]:
+        """Open the sinks of the new configuration, or none of them."""
+        opened: dict[str, tuple[Any, AsyncExitStack]] = {}
+        try:
+            for name in sorted(found.webhooks & config.webhooks.keys()):
+                stack = AsyncExitStack()
+                sink = await stack.enter_async_context(build_sink(name, config.webhooks[name]))
+                opened[name] = (sink, stack)
+        except BaseException:
+            for _, stack in opened.values():
+                await stack.aclose()
+            raise
+        return opened
+
+    async def _start_sink(self, name: str) -> None:
+        stack = AsyncExitStack()
+        sink = await stack.enter_async_context(build_sink(name, self.daemon.config.webhooks[name]))
+        self._deliver(name, sink, stack)
+
+    def _deliver(self, name: str, sink: Any, stack: AsyncExitStack) -> None:
+        dispatcher = self.builder.dispatcher(sink, self.daemon.config.webhooks[name])
+        self.daemon.dispatchers[name] = dispatcher
+        stop = asyncio.Event()
+        task = self.group.create_task(_keep_dispatching(dispatcher, stop))
+        self._delivering[name] = _Delivering(stop=stop, task=task, stack=stack)
+
+    async def _stop_sink(self, name: str) -> None:
+        if name in self._delivering:
+            self._delivering[name].stop.set()
+            self.daemon.dispatchers.pop(name, None)
+            await self._finish(name)
+            self.daemon.health.sinks.pop(name, None)
+
+    async def _finish(self, name: str) -> None:
+        one = self._delivering.pop(name)
+        _, late = await asyncio.wait({one.task}, timeout=STOP_WITHIN)
+        for task in late:
+            task.cancel()
+            await asyncio.wait({task})
+        await one.stack.aclose()
+
+    # --- mailboxes
+
+    def _start_mailbox(self, name: str) -> None:
+        for intake in self.builder.intakes_of(name):
+            self.daemon.intakes.append(intake)
+            self._wake(intake)
+            self.supervisor.watch(intake)
+
+    async def _stop_mailbox(self, name: str) -> None:
+        mine = [intake for intake in self.daemon.intakes if intake.mailbox == name]
+        for intake in mine:
+            self.schedule.forget(_wake_name(intake))
+            self.daemon.intakes.remove(intake)
+        await asyncio.gather(*(self.supervisor.forget(intake) for intake in mine))
+        gone: list[FolderHealth] = [intake.health for intake in mine]
+        folders = self.daemon.health.folders
+        folders[:] = [health for health in folders if not any(health is one for one in gone)]
+        self.builder.forget_mailbox(name)
+
+    def _wake(self, intake: Intake) -> None:
+        fetch = self.daemon.config.mailboxes[intake.mailbox].fetch
+        name = _wake_name(intake)
+        if fetch.cron is not None:
+            self.schedule.wake_cron(fetch.cron, intake.scheduled, name=name)
+        else:
+            self.schedule.wake_every(fetch.every.total_seconds(), intake.scheduled, name=name)
+
+
+def _wake_name(intake: Intake) -> str:
+    return f"wake {intake.mailbox} {intake.folder}"
+
+
+async def _keep_dispatching(dispatcher: Dispatcher, stop: asyncio.Event) -> None:
+    """Run a dispatcher; after a bug of ours it starts again, and its claims come back by lease."""
+    while not stop.is_set():
+        try:
+            await dispatcher.run(stop)
+        except* StoreRefused as refused:
+            raise first_of(refused) from refused
+        except* Exception as errors:
+            log.exception("dispatch.bug", sink=dispatcher.name, exc_info=errors)
+            await asyncio.sleep(1.0)
+
+
+@dataclass(slots=True, kw_only=True)
+class Reload:
+    """How the daemon is told to read its configuration again, and how that is done.
+
+    ``asked`` is set by SIGHUP; ``load`` blocks, and raises ``ConfigError`` with every problem.
+    """
+
+    asked: asyncio.Event
+    load: Callable[[], Config]
+
+
+async def take_again(running: Running, load: Callable[[], Config]) -> str:
+    """Read the configuration again and take it; returns what to tell the service manager.
+
+    A broken one is refused with its reasons in the log, and the old one stays in force.
+    """
+    try:
+        config = await asyncio.to_thread(load)
+        found = await running.apply(config)
+    except MailbridgeError as error:
+        log.error("config.refused", error=str(error), code=error.code)  # noqa: TRY400 - no bug
+        return f"reload refused, the former configuration is in force: {error}"
+    for section in found.at_restart:
+        log.warning("config.needs_restart", section=section)
+    later = f"; at the next start: {', '.join(found.at_restart)}" if found.at_restart else ""
+    log.info("config.reloaded", changed=str(found) + later)
+    return f"reloaded, changed: {found}{later}"
