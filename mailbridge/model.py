@@ -289,11 +289,16 @@ class StoredMail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """A request ready to be sent: the exact bytes that are signed, and their type."""
+    """A request ready to be sent: the exact bytes that are signed, and their type.
+
+    ``refusal`` stands instead of the bytes when the configuration could not make any of this
+    mail (a template that fails): nothing is sent, and the delivery waits with that reason.
+    """
 
     delivery: Delivery
     body: bytes = field(repr=False)
     content_type: str
+    refusal: Deferred | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ import re
 import ssl
 import time
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -32,7 +32,7 @@ from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict, istr
 from yarl import URL
 
-from mailbridge.errors import PermanentError, Unavailable
+from mailbridge.errors import PermanentError, TemporaryError, Unavailable
 from mailbridge.model import Deferred, Delivery, Outcome, Rendered
 from mailbridge.proxy.place import Proxy
 from mailbridge.retry import POLICIES, ProfileName
@@ -100,10 +100,12 @@ class WebhookSink:
     """A ``Sink``. Open it before use (``async with``, or ``open`` and ``close``).
 
     ``secrets`` are signing keys or ``whsec_…`` texts, newest first; without any, requests are
-    not signed. ``body`` renders one delivery; ``now`` gives aware UTC. ``resolve`` replaces the
-    system's resolver. Raises ``ValueError``, without any secret in it, for a secret or a header
-    that cannot be used; a URL that is refused makes every attempt ``Deferred`` with the reason,
-    so that nothing is lost until the configuration is mended.
+    not signed. ``body`` renders one delivery, and raises ``TemporaryError`` when the configuration
+    fails on it; ``now`` gives aware UTC. ``resolve`` replaces the system's resolver. ``hidden`` are
+    secrets that the body holds: an answer that repeats one is kept without it. Raises
+    ``ValueError``, without any secret in it, for a secret or a header that cannot be used; a URL
+    that is refused makes every attempt ``Deferred`` with the reason, so that nothing is lost until
+    the configuration is mended.
     """
 
     name: str
@@ -123,6 +125,7 @@ class WebhookSink:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     resolve: Resolve | None = None
     proxy: Proxy | None = None
+    hidden: Collection[str] = ()
 
     _keys: list[bytes] = field(init=False)
     _target: URL = field(init=False)
@@ -144,7 +147,7 @@ class WebhookSink:
         given = URL() if self._refusal else exact_url(self.url)
         self._target = given.with_user(None) if given.raw_user or given.raw_password else given
         self._static = self._static_headers(given)
-        self._redacted = secret_parts(given, self.headers.values())
+        self._redacted = secret_parts(given, [*self.headers.values(), *self.hidden])
 
     def _static_headers(self, given: URL) -> CIMultiDict[str]:
         problems = [check_header(name, value) for name, value in self.headers.items()]
@@ -236,15 +239,25 @@ class WebhookSink:
 
     def render(self, deliveries: Sequence[Delivery]) -> Sequence[Rendered]:
         """Turn claimed deliveries into the exact bytes to send, in the same order."""
-        return [
-            Rendered(delivery=each, body=self.body(each), content_type=self.content_type)
-            for each in deliveries
-        ]
+        return [self._rendered(each) for each in deliveries]
+
+    def _rendered(self, delivery: Delivery) -> Rendered:
+        body, refusal = b"", None
+        try:
+            body = self.body(delivery)
+        except TemporaryError as exc:
+            # The configuration fails on this mail. Others go on: it is no fault of the receiver.
+            refusal = Deferred(reason=str(exc), sink_fault=False)
+        return Rendered(
+            delivery=delivery, body=body, content_type=self.content_type, refusal=refusal
+        )
 
     async def deliver(self, rendered: Rendered, *, attempt: int) -> Outcome:
         """Make one attempt. More calls than ``concurrency`` wait, and their clock has not begun."""
         if self._refusal is not None:
             return Deferred(reason=self._refusal)
+        if rendered.refusal is not None:
+            return rendered.refusal
         if self._session is None:
             msg = f"webhook {self.name} is not open"
             raise RuntimeError(msg)
