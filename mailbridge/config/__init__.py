@@ -16,6 +16,7 @@ from mailbridge.config.mailboxes import After, Fetch, Mailbox, Server
 from mailbridge.config.models import App, Config, Http, Keep, State
 from mailbridge.config.schema import schema
 from mailbridge.config.secrets import Secret
+from mailbridge.config.sending import Send, SendLimits, SendServer
 from mailbridge.config.webhooks import EVENTS, Attachments, EventType, Webhook, WebhookTls
 
 __all__ = [
@@ -34,6 +35,9 @@ __all__ = [
     "Keep",
     "Mailbox",
     "Secret",
+    "Send",
+    "SendLimits",
+    "SendServer",
     "Server",
     "State",
     "Webhook",

@@ -22,6 +22,7 @@ class Cloud:
 
     login: str
     imap: str
+    smtp: str
     resource: str
     delegated: str
 
@@ -30,24 +31,28 @@ CLOUDS: dict[str, Cloud] = {
     "public": Cloud(
         login="login.microsoftonline.com",
         imap="outlook.office365.com",
+        smtp="smtp.office365.com",
         resource="https://outlook.office365.com",
         delegated="https://outlook.office.com",
     ),
     "usgov": Cloud(
         login="login.microsoftonline.us",
         imap="outlook.office365.us",
+        smtp="smtp.office365.us",
         resource="https://outlook.office365.us",
         delegated="https://outlook.office365.us",
     ),
     "usgov-dod": Cloud(
         login="login.microsoftonline.us",
         imap="outlook-dod.office365.us",
+        smtp="outlook-dod.office365.us",
         resource="https://outlook-dod.office365.us",
         delegated="https://outlook-dod.office365.us",
     ),
     "china": Cloud(
         login="login.partner.microsoftonline.cn",
         imap="partner.outlook.cn",
+        smtp="smtp.partner.outlook.cn",
         resource="https://partner.outlook.cn",
         delegated="https://partner.outlook.cn",
     ),

@@ -32,6 +32,8 @@ _PORTS = {
     ("imap", "starttls"): 143,
     ("pop3", "implicit"): 995,
     ("pop3", "starttls"): 110,
+    ("smtp", "implicit"): 465,
+    ("smtp", "starttls"): 587,
 }
 _HINTS = {
     "apps": "apps: {alarm-app: {tenant: …, client_id: …, credential: {client_secret: {env: …}}}}",
@@ -212,12 +214,22 @@ class _Loader:
 
 
 def _complete(mailbox: Mailbox, app: App) -> Mailbox:
-    """Fill in the server of the app's cloud and the port that goes with TLS."""
+    """Fill in the servers of the app's cloud and the ports that go with TLS, and who may send."""
+    cloud = CLOUDS[app.cloud]
     server = mailbox.fetch.server
     server = server.model_copy(
         update={
-            "host": server.host or CLOUDS[app.cloud].imap,
+            "host": server.host or cloud.imap,
             "port": server.port or _PORTS.get((mailbox.fetch.protocol, server.tls), 0),
         }
     )
-    return mailbox.model_copy(update={"fetch": mailbox.fetch.model_copy(update={"server": server})})
+    fetch = mailbox.fetch.model_copy(update={"server": server})
+    send = mailbox.send
+    if send is not None:
+        way = send.server
+        way = way.model_copy(
+            update={"host": way.host or cloud.smtp, "port": way.port or _PORTS["smtp", way.tls]}
+        )
+        allowed = send.send_as or (mailbox.address,)
+        send = send.model_copy(update={"server": way, "send_as": allowed})
+    return mailbox.model_copy(update={"fetch": fetch, "send": send})

@@ -1,4 +1,4 @@
-"""``mailboxes``: which mailboxes are watched, and how."""
+"""``mailboxes``: which mailboxes are watched, and how; ``sending`` has how they send."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mailbridge.config.problems import fault
 from mailbridge.config.proxies import ProxySetting
 from mailbridge.config.secrets import Secret
 from mailbridge.config.sections import Section, file_default
+from mailbridge.config.sending import Send
 from mailbridge.config.values import (
     Address,
     Certificates,
@@ -128,9 +129,9 @@ class Fetch(Section):
 
 
 class Mailbox(Section):
-    """One mailbox and how it is watched."""
+    """One mailbox, how it is watched and how it sends."""
 
-    coming: ClassVar[frozenset[str]] = frozenset({"send", "routes"})
+    coming: ClassVar[frozenset[str]] = frozenset({"routes"})
     address: Address = Field(description="the mailbox's primary address")
     app: str = Field(description="the name of an entry under apps")
     sign_in: Literal["application", "delegated", "password"] = Field(
@@ -143,6 +144,7 @@ class Mailbox(Section):
     )
     password: Secret | None = Field(None, description="only with sign_in: password")
     fetch: Fetch = Field(default_factory=Fetch, description="how the mailbox is watched")
+    send: Send | None = Field(None, description="how it sends; leave out if it never does")
 
     @property
     def account(self) -> str:

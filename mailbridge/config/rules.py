@@ -7,16 +7,20 @@ from datetime import datetime, timedelta
 
 from mailbridge import client_certificate
 from mailbridge.client_certificate import CertificateFault
-from mailbridge.config.clouds import clash
+from mailbridge.config.clouds import CLOUDS, clash
 from mailbridge.config.credentials import Certificate, Credential
 from mailbridge.config.mailboxes import Mailbox
 from mailbridge.config.models import App
 from mailbridge.config.problems import Map, Path, Problems, did_you_mean, shown
+from mailbridge.config.sending import Send
 from mailbridge.config.urls import holds_key
 from mailbridge.config.webhooks import Webhook
 
 #: how long before its end a client secret is warned of
 SOON = timedelta(days=30)
+MICROSOFT_SMTP = {cloud.smtp for cloud in CLOUDS.values()}
+#: by key of ``send.limits``: what a mailbox of Exchange Online has
+EXCHANGE_LIMITS = {"per_minute": 30, "connections": 3, "recipients_per_day": 10_000}
 
 
 def check_apps(
@@ -149,9 +153,13 @@ def check_mailboxes(mailboxes: Mapping[str, Mailbox], problems: Problems) -> Non
     places: dict[tuple[str, str], str] = {}
     for name, mailbox in mailboxes.items():
         path = ("mailboxes", name)
+        if mailbox.send is not None:
+            _check_send((*path, "send"), mailbox, mailbox.send, problems)
         if mailbox.fetch.protocol == "none":
-            message = "this mailbox fetches nothing, and this version does not send"
-            problems.warn((*path, "fetch", "protocol"), message, "write imap or pop3.")
+            if mailbox.send is None:
+                message = "this mailbox fetches nothing and sends nothing"
+                fix = "write imap or pop3, or add `send: {}`."
+                problems.warn((*path, "fetch", "protocol"), message, fix)
             continue
         written = mailbox.fetch.push and "push" in mailbox.fetch.model_fields_set
         if mailbox.fetch.protocol == "pop3" and written:
@@ -166,6 +174,31 @@ def check_mailboxes(mailboxes: Mapping[str, Mailbox], problems: Problems) -> Non
                     f"mailboxes.{first} watches the same address and folder",
                     "keep one of them: each message is delivered twice, under two ids.",
                 )
+
+
+def _check_send(path: Path, mailbox: Mailbox, send: Send, problems: Problems) -> None:
+    """Warn of what Exchange Online would refuse, though another server may not."""
+    server, limits = send.server, send.limits
+    if server.host and server.host not in MICROSOFT_SMTP:
+        return
+    if server.tls == "implicit" or server.port not in (0, 25, 587):
+        message = "Exchange Online takes mail on port 587 with STARTTLS, and not like this"
+        fix = "write `tls: starttls` and no port."
+        problems.warn(
+            (*path, "server", "tls" if server.tls == "implicit" else "port"), message, fix
+        )
+    for key, most in EXCHANGE_LIMITS.items():
+        asked = getattr(limits, key)
+        if asked is None or asked > most:
+            message = f"Exchange Online permits a mailbox {most}, and refuses what is beyond"
+            problems.warn((*path, "limits", key), message, f"write {most} or less.")
+    own = {address.casefold() for address in send.send_as or (mailbox.address,)}
+    if mailbox.address.casefold() not in own:
+        problems.warn(
+            (*path, "send_as"),
+            "the mailbox may not send as itself",
+            f"add {mailbox.address}, unless that is meant.",
+        )
 
 
 def check_webhooks(webhooks: Mapping[str, Webhook], problems: Problems) -> None:

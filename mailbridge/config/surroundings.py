@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from mailbridge.config.mailboxes import Mailbox
@@ -29,13 +30,18 @@ class Surroundings:
         return app.model_copy(update={"proxy": self._proxy("https", host)})
 
     def mailbox(self, mailbox: Mailbox) -> Mailbox:
-        """Return the mailbox with the proxy to its mail server."""
+        """Return the mailbox with the proxies to its mail servers."""
+        changed: dict[str, Any] = {}
         server = mailbox.fetch.server
-        if "proxy" in server.model_fields_set or mailbox.fetch.protocol == "none":
-            return mailbox
-        server = server.model_copy(update={"proxy": self._proxy("mail", server.host)})
-        fetch = mailbox.fetch.model_copy(update={"server": server})
-        return mailbox.model_copy(update={"fetch": fetch})
+        if mailbox.fetch.protocol != "none" and "proxy" not in server.model_fields_set:
+            server = server.model_copy(update={"proxy": self._proxy("mail", server.host)})
+            changed["fetch"] = mailbox.fetch.model_copy(update={"server": server})
+        send = mailbox.send
+        if send is not None and "proxy" not in send.server.model_fields_set:
+            proxy = self._proxy("mail", send.server.host)
+            way = send.server.model_copy(update={"proxy": proxy})
+            changed["send"] = send.model_copy(update={"server": way})
+        return mailbox.model_copy(update=changed)
 
     def webhook(self, webhook: Webhook) -> Webhook:
         """Return the webhook with the proxy to its receiver."""

@@ -133,7 +133,6 @@ MISTAKES = [
     m("http:\n", "relay: {}\nhttp:\n", "relay", "not in this version yet", "until you update"),
     m("listen: off", "listen: 127.0.0.1:8025", "http.listen", "no HTTP API yet", "listen: off"),
     m("listen: off", "api_tokens: {}", "http.api_tokens", "not in this version yet", "until"),
-    m("sign_in: application", "send: {}", "mailboxes.alarm.send", "not in this version", "until"),
     m("sign_in: application", "routes: [a]", "mailboxes.alarm.routes", "not in this", "until"),
     m(
         "protocol: imap",
