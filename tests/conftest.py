@@ -11,7 +11,7 @@ import pytest
 from tests.servers.postgres import Postgres, running_postgres
 
 #: fixtures that live beside their server
-pytest_plugins = ["tests.servers.dovecot", "tests.servers.cyrus"]
+pytest_plugins = ["tests.servers.dovecot", "tests.servers.cyrus", "tests.servers.postfix"]
 
 
 class Clock:
