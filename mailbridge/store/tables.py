@@ -134,6 +134,13 @@ sa.Index(
     postgresql_where=sa.text("settle = 1"),
 )
 sa.Index("messages_kept", messages.c.kept, messages.c.accepted_at, messages.c.pk)
+# What no webhook was to get: few, and asked for by name.
+sa.Index(
+    "messages_unrouted",
+    messages.c.pk,
+    sqlite_where=sa.text("routed = 0 AND known_as IS NULL"),
+    postgresql_where=sa.text("routed = 0 AND known_as IS NULL"),
+)
 sa.Index(
     "messages_known_as",
     messages.c.known_as,
@@ -264,6 +271,19 @@ rulings: Final = sa.Table(
     ),
     # JSON: a list of steps, see ``store.routing``
     sa.Column("steps", sa.Text, nullable=False),
+    # how many of them took it: 0 when no route wanted it
+    sa.Column("taken", sa.SmallInteger, nullable=False),
+)
+
+#: the messages that a route took, to look through the log by route
+takings: Final = sa.Table(
+    "takings",
+    metadata,
+    sa.Column("route", sa.Text, primary_key=True),
+    sa.Column(
+        "message", _NUMBER, sa.ForeignKey(messages.c.pk), primary_key=True, autoincrement=False
+    ),
+    sqlite_with_rowid=False,
 )
 
 #: what a route that wants no duplicates has seen lately
@@ -290,6 +310,10 @@ drift: Final = sa.Table(
     # mails in which it was found, all told, and mails without it since the last one
     sa.Column("filled", sa.BigInteger, nullable=False),
     sa.Column("empty", sa.BigInteger, nullable=False),
+    # when the last mail that had it was accepted
+    sa.Column("filled_at", sa.BigInteger),
+    # JSON: the event ids of the first mails without it since then
+    sa.Column("mails", sa.Text, nullable=False),
     sqlite_with_rowid=False,
 )
 

@@ -10,6 +10,7 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+UNROUTED = sa.text("routed = 0 AND known_as IS NULL")
 OPEN = sa.text("ordered = 1 AND state IN ('queued', 'claimed')")
 FALLS_BACK = sa.text("fall_back_at IS NOT NULL AND state IN ('queued', 'claimed', 'dead')")
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -37,12 +38,28 @@ def upgrade() -> None:
         sqlite_where=FALLS_BACK,
         postgresql_where=FALLS_BACK,
     )
+    op.create_index(
+        "messages_unrouted",
+        "messages",
+        ["pk"],
+        sqlite_where=UNROUTED,
+        postgresql_where=UNROUTED,
+    )
     op.create_table(
         "rulings",
         sa.Column("message", NUMBER, autoincrement=False, nullable=False),
         sa.Column("steps", sa.Text(), nullable=False),
+        sa.Column("taken", sa.SmallInteger(), nullable=False),
         sa.ForeignKeyConstraint(["message"], ["messages.pk"]),
         sa.PrimaryKeyConstraint("message"),
+    )
+    op.create_table(
+        "takings",
+        sa.Column("route", sa.Text(), nullable=False),
+        sa.Column("message", NUMBER, autoincrement=False, nullable=False),
+        sa.ForeignKeyConstraint(["message"], ["messages.pk"]),
+        sa.PrimaryKeyConstraint("route", "message"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "recent",
@@ -61,6 +78,8 @@ def upgrade() -> None:
         sa.Column("field", sa.Text(), nullable=False),
         sa.Column("filled", sa.BigInteger(), nullable=False),
         sa.Column("empty", sa.BigInteger(), nullable=False),
+        sa.Column("filled_at", sa.BigInteger()),
+        sa.Column("mails", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("mailbox", "route", "field"),
         sqlite_with_rowid=False,
     )
