@@ -16,8 +16,8 @@ import typer
 
 from mailbridge.cli.change import command
 from mailbridge.cli.daemon import run_async
-from mailbridge.cli.data import AsJson
-from mailbridge.cli.output import emit_json, say
+from mailbridge.cli.data import AsJson, ask_daemon
+from mailbridge.cli.output import emit_json, say, tell
 from mailbridge.cli.probe import threads
 from mailbridge.errors import MailbridgeError
 
@@ -52,17 +52,48 @@ def login(
     device: Annotated[
         bool, typer.Option("--device", help="Sign in on another device, by a code.")
     ] = False,
+    web: Annotated[
+        bool, typer.Option("--web", help="Print a link for a browser anywhere, good once.")
+    ] = False,
 ) -> None:
     """Sign in for a mailbox with `sign_in: delegated`, and keep the grant, encrypted.
 
     Opens a page of Microsoft's in the browser of this machine, or shows its address; over ssh,
-    use --device.
+    use --device. With --web the running daemon takes the sign-in: whoever opens the link that is
+    printed, within ten minutes, signs in and sees what came of it.
     """
+    if device and web:
+        raise typer.BadParameter("say --device or --web, not both")
     config = _config(ctx, name)
     _require_key(config)
+    if web:
+        _print_link(config, name)
+        return
     grant = run_async(_signed_in(config, name, device=device))
     run_async(command(config, "grant-save", {"mailbox": name, "grant": _packed(grant)}))
     say(f"{name}: {grant.account} has signed in; the grant is kept")
+
+
+def _print_link(config: Config, name: str) -> None:
+    """Have the daemon make a link. The link alone goes to standard output."""
+    try:
+        link = run_async(ask_daemon(config, "login-link", {"mailbox": name}))
+    except MailbridgeError as error:
+        if error.code != "control.unknown":
+            raise
+        raise MailbridgeError(
+            "the daemon has no pages for signing in",
+            fix="write `http: {listen: 127.0.0.1:8025, public_url: https://HOST}` and restart it; "
+            f"or run `mailbridge login {name} --device`",
+        ) from error
+    if link is None:
+        raise MailbridgeError(
+            "no daemon runs, and it is the one that takes the sign-in",
+            fix=f"start it, or run `mailbridge login {name}` or `mailbridge login {name} --device`",
+        )
+    tell(f"For {link['account']}, once, within ten minutes:")
+    typer.echo(link["url"])
+    tell(f"The app registration has to list this redirect URI (Web): {link['redirect_uri']}")
 
 
 def logout(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
@@ -79,17 +110,34 @@ def consent_url(
     name: Annotated[str, typer.Argument(metavar="APP")],
     *,
     redirect_uri: Annotated[
-        str, typer.Option(metavar="URL", help="A redirect URI that the app has registered.")
-    ] = "http://localhost",
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="A redirect URI that the app has registered. Default: the daemon's page, where "
+            "`http` says that there is one; else http://localhost.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the admin consent link of an app registration, to send to the administrator."""
+    """Print the admin consent link of an app registration, to send to the administrator.
+
+    The daemon's page tells the administrator what came of it.
+    """
     from mailbridge.cli.main import load_config
+    from mailbridge.http.oauth_desk import CALLBACK, CONSENT
+    from mailbridge.sign_in_desk import public_url
 
     config = load_config(ctx)
     if name not in config.apps:
         raise MailbridgeError(f"there is no app {name!r}", fix=f"one of: {', '.join(config.apps)}")
-    links = _sign_ins(config, asyncio.to_thread).consent_links(name, redirect_uri=redirect_uri)
+    base = public_url(config)
+    state = ""
+    if redirect_uri is None:
+        redirect_uri = base + CALLBACK if base else "http://localhost"
+        state = CONSENT + name if base else ""
+    links = _sign_ins(config, asyncio.to_thread).consent_links(
+        name, redirect_uri=redirect_uri, state=state
+    )
     if as_json:
         emit_json([{"purpose": link.purpose, "url": link.url} for link in links])
         return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ ResponseMode = Literal["query", "form_post"]
 
 #: how long a person has for the pages of one sign-in
 PATIENCE: Final = timedelta(minutes=10)
+#: of chance in ``state``; msal's own has half of it
+STATE_BYTES: Final = 32
 #: an address that msal asks Entra to send the answer to in the body of a POST
 _FORM_POST: Final = "response_mode=form_post"
 
@@ -74,6 +77,7 @@ class AuthCodeFlow:
             return client.initiate_auth_code_flow(  # type: ignore[no-any-return] # untyped
                 self.account.scopes(self.account.permissions),
                 redirect_uri=redirect_uri,
+                state=secrets.token_urlsafe(STATE_BYTES),
                 prompt=prompt,
                 login_hint=self.account.address,
                 response_mode="form_post",

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from mailbridge.errors import MailbridgeError, SignInRejected, Throttled
 from mailbridge.sign_in.base import State
-from mailbridge.sign_in.entra_errors import PASSING, first_line, number_of, refusal
+from mailbridge.sign_in.entra_errors import FIXES, PASSING, first_line, number_of, refusal
 
 #: seconds that smart lockout may last; each try in between prolongs it
 LOCKED_PAUSE: Final = 1800.0
@@ -199,6 +199,26 @@ def explainer(
         )
 
     return explain
+
+
+def refused_consent(app: str, answer: Mapping[str, Any]) -> MailbridgeError:
+    """Return why an administrator's consent came to nothing, in words of our own alone.
+
+    Anybody can make up an answer to an admin consent link, so none of its text is repeated.
+    """
+    number = number_of(answer)
+    why = PEOPLE.get(number)
+    again = f"Open the link of `mailbridge consent-url {app}` again, as an administrator."
+    if why is not None and why.state != "needs_admin_consent":
+        return SignInRejected(f"{why.reason} (AADSTS{number})", code=f"AADSTS{number}", fix=again)
+    if number in FIXES:
+        return SignInRejected(
+            f"Entra refused it (AADSTS{number})", code=f"AADSTS{number}", fix=FIXES[number]
+        )
+    if number:
+        said = f"Entra refused it (AADSTS{number})" if why is None else why.reason
+        return SignInRejected(said, code=f"AADSTS{number}", fix=again)
+    return SignInRejected("the sign-in was cancelled", code="entra.access_denied", fix=again)
 
 
 _STATES: Final[Mapping[str, State]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qs, urlsplit
@@ -90,6 +91,7 @@ async def test_the_link_carries_state_pkce_and_the_account(desk: Desk, app: App)
     query = parse_qs(urlsplit(await flow.start(LOOPBACK)).query)
 
     assert query["state"] == [flow.state]
+    assert len(base64.urlsafe_b64decode(flow.state + "=")) == 32  # bytes: 256 bits
     assert query["code_challenge_method"] == ["S256"]
     assert len(query["code_challenge"][0]) == 43
     assert query["nonce"][0]
