@@ -9,10 +9,15 @@
 # downloaded by apt-get, which checks what it gets, and unpacked into .cache/cyrus.
 set -eu
 cyrus=
+oidc=
 if [ $# = 0 ]; then
     set -- dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd postfix postgresql \
-        isync strace cyrus-common
+        isync strace cyrus-common chromium
     cyrus=$(cd "$(dirname "$0")/.." && pwd)/.cache/cyrus
+    # The OAuth server runs on Node.js, which may have come from elsewhere.
+    oidc=$(dirname "$0")/oidc.sh
+    command -v node > /dev/null || set -- "$@" nodejs
+    command -v npm > /dev/null || set -- "$@" npm
 fi
 units="dovecot-core:dovecot.service dovecot-core:dovecot.socket postfix:postfix.service
     postgresql:postgresql.service cyrus-common:cyrus-imapd.service"
@@ -40,6 +45,7 @@ cyrus_there() {
     [ -z "$cyrus" ] || [ "$(cat "$cyrus/version" 2> /dev/null)" = "$(cyrus_version)" ]
 }
 if [ -z "$missing" ] && cyrus_there; then
+    [ -z "$oidc" ] || exec "$oidc"
     exit 0
 fi
 
@@ -122,3 +128,4 @@ if ! cyrus_there && ! unpack_cyrus; then
     fi
 fi
 echo "Installed; nothing was started."
+[ -z "$oidc" ] || "$oidc"

@@ -34,6 +34,8 @@ Explain = Callable[[Mapping[str, Any]], MailbridgeError]
 #: Entra's words for "show your credential" and "do not show one"
 _CREDENTIAL_NEEDED: Final = "AADSTS7000218"
 _CREDENTIAL_UNWANTED: Final = "AADSTS700025"
+#: a refused credential at a server that has no numbers (RFC 6749, 5.2); Entra's always has one
+_NO_NUMBER: Final = "entra.invalid_client"
 #: msal's clients that are kept; each has fetched a discovery document
 _KEPT: Final = 4
 
@@ -224,6 +226,6 @@ def _leads_on(code: str) -> bool:
     """Tell whether an error is about the credential alone, so that another may still be good."""
     return (
         code in CREDENTIAL_ERRORS
-        or code in (_CREDENTIAL_NEEDED, _CREDENTIAL_UNWANTED)
+        or code in (_CREDENTIAL_NEEDED, _CREDENTIAL_UNWANTED, _NO_NUMBER)
         or code.startswith("certificate.")
     )

@@ -30,7 +30,7 @@ import trustme
 from imapclient import imap_utf7
 
 from tests.servers import dovecot_config
-from tests.servers.tokens import Minter, TokenRules
+from tests.servers.tokens import Introspection, Minter, TokenRules
 
 _COUNTER = itertools.count(1)
 
@@ -48,17 +48,18 @@ class Dovecot:
     r"""A Dovecot 2.3 in the foreground on ephemeral ports of 127.0.0.1 and 127.0.0.2.
 
     On 127.0.0.1 Dovecot takes cleartext for safe; connect to 127.0.0.2 to see it refused.
-    ``rules`` verify bearer tokens; with ``password`` everyone may also sign in with that
-    password (for programs without XOAUTH2). ``granted`` is the filter of mailboxes that
-    application tokens open. ``run_as`` names the account to run under when started by root;
-    by default root starts it as usual and anybody else runs it under the own account.
+    ``rules`` verify bearer tokens, or name whom to ask about them; with ``password`` everyone
+    may also sign in with that password (for programs without XOAUTH2). ``granted`` is the
+    filter of mailboxes that application tokens open. ``run_as`` names the account to run under
+    when started by root; by default root starts it as usual and anybody else runs it under the
+    own account.
     ``probe_token`` mints a token for the ready check; without it and without a password a
     refusal by the auth process counts as ready.
     """
 
     def __init__(  # noqa: PLR0913 - each is a property of a server that some test needs
         self,
-        rules: TokenRules,
+        rules: TokenRules | Introspection,
         *,
         password: str = "",
         probe_token: Callable[[], str] | None = None,

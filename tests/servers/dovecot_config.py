@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servers.tokens import TokenRules
+from tests.servers.tokens import Introspection, TokenRules
 
 #: the auth binary of Debian, and of distributions that use libexec
 AUTH_BINARIES = (Path("/usr/lib/dovecot/auth"), Path("/usr/libexec/dovecot/auth"))
@@ -44,39 +44,71 @@ def checks_audience() -> bool:
     raise RuntimeError(msg)
 
 
-def write(layout: Layout, rules: TokenRules) -> Path:
+def write(layout: Layout, rules: TokenRules | Introspection) -> Path:
     """Write all configuration files of an instance and return the main one."""
-    keys = layout.base / "keys/default/RS256"
-    keys.mkdir(parents=True)
-    (keys / rules.kid).write_bytes(rules.public_key)
+    if isinstance(rules, TokenRules):
+        keys = layout.base / "keys/default/RS256"
+        keys.mkdir(parents=True)
+        (keys / rules.kid).write_bytes(rules.public_key)
     user = _oauth2(layout, rules, kind="user", username=("preferred_username", "%Lu"))
     (layout.base / "oauth2-user.conf").write_text(user)
     # Both sides of the comparison of names expand to the literal "app", so that a token without
     # any user name opens every mailbox that the filter of the passdb lets through.
-    app = _oauth2(layout, rules, kind="app", username=("tid", "app"))
+    claim = "tid" if isinstance(rules, TokenRules) else "idtyp"
+    app = _oauth2(layout, rules, kind="app", username=(claim, "app"))
     (layout.base / "oauth2-app.conf").write_text(app)
     path = layout.base / "dovecot.conf"
     path.write_text(_main(layout) + _logins(layout) + _passdbs(layout) + layout.extra)
     return path
 
 
-def _oauth2(layout: Layout, rules: TokenRules, *, kind: str, username: tuple[str, str]) -> str:
+def _oauth2(
+    layout: Layout, rules: TokenRules | Introspection, *, kind: str, username: tuple[str, str]
+) -> str:
     attribute, name_format = username
+    if isinstance(rules, Introspection):
+        checks = _asked(rules, kind)
+    else:
+        checks = [*_checked(layout, rules), "active_attribute = idtyp", f"active_value = {kind}"]
+    lines = [
+        *checks,
+        f"username_attribute = {attribute}",
+        f"username_format = {name_format}",
+        "openid_configuration_url = https://login.test/.well-known/openid-configuration",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _asked(introspection: Introspection, kind: str) -> list[str]:
+    """Ask the OAuth server about each token: one that it has revoked is refused at once.
+
+    About such a one the answer says ``active: false`` and nothing else.
+    """
+    return [
+        "introspection_mode = post",
+        f"introspection_url = {introspection.url}",
+        "force_introspection = yes",
+        "active_attribute = active",
+        "active_value = true",
+        # Tokens of people have other scopes; and no literal of a name tells the two apart.
+        *([f"scope = {introspection.app_scope}"] if kind == "app" else ()),
+        f"tls_ca_cert_file = {introspection.ca}",
+        "timeout_msecs = 5000",
+    ]
+
+
+def _checked(layout: Layout, rules: TokenRules) -> list[str]:
+    """Verify the token itself, and ask nobody."""
     lines = [
         "introspection_mode = local",
         f"local_validation_key_dict = fs:posix:prefix={layout.base}/keys/",
-        f"username_attribute = {attribute}",
-        f"username_format = {name_format}",
-        "active_attribute = idtyp",
-        f"active_value = {kind}",
-        "openid_configuration_url = https://login.test/.well-known/openid-configuration",
     ]
     if rules.issuer:
         lines.append(f"issuers = {rules.issuer}")
     if rules.audience:
         setting = "audience" if checks_audience() else "scope"
         lines.append(f"{setting} = {rules.audience}")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _main(layout: Layout) -> str:

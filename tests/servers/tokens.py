@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -27,6 +28,20 @@ class TokenRules:
     kid: str = "default"
     issuer: str = ""
     audience: str = AUDIENCE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Introspection:
+    """Whom a mail server asks about each bearer token (RFC 7662).
+
+    ``url`` holds name and password of the mail server; ``ca`` is what its TLS is trusted by.
+    The answer about a good token names the account as ``preferred_username``, or the app; one
+    with ``app_scope`` is of an app, and has ``idtyp``.
+    """
+
+    url: str = field(repr=False)
+    ca: Path
+    app_scope: str
 
 
 class Minter:
