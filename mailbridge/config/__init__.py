@@ -11,9 +11,10 @@ Everyone else is handed values. A secret is a ``Secret``; ``reveal()`` gives its
 
 from mailbridge.config.clouds import CLOUDS, Cloud
 from mailbridge.config.credentials import Credential
+from mailbridge.config.http import Http
 from mailbridge.config.load import Checked, check, find, load
 from mailbridge.config.mailboxes import After, Fetch, Mailbox, Server
-from mailbridge.config.models import App, Config, Http, Keep, State
+from mailbridge.config.models import App, Config, Keep, State
 from mailbridge.config.schema import schema
 from mailbridge.config.secrets import Secret
 from mailbridge.config.sending import Send, SendLimits, SendServer

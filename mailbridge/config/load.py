@@ -15,8 +15,9 @@ from mailbridge.config import document as document_
 from mailbridge.config import rules
 from mailbridge.config.clouds import CLOUDS
 from mailbridge.config.explain import explain, unknown
+from mailbridge.config.http import Http, check_http
 from mailbridge.config.mailboxes import Mailbox
-from mailbridge.config.models import App, Config, Http, State
+from mailbridge.config.models import App, Config, State
 from mailbridge.config.problems import Map, Problems
 from mailbridge.config.secrets import Reading, Secret
 from mailbridge.config.sections import Section
@@ -153,6 +154,8 @@ class _Loader:
         has_key = state is None or bool(state.key)
         rules.check_sign_in(mailboxes, apps, self._problems, has_key=has_key)
         rules.check_webhooks(webhooks, self._problems)
+        if http is not None:
+            check_http(http, self._problems)
         if self._problems.errors or state is None or http is None:
             return None
         if "database" not in state.model_fields_set:

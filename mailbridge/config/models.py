@@ -1,13 +1,13 @@
 """The configuration as frozen values: what ``load`` returns, and the source of the JSON Schema.
 
-``state``, ``http``, ``apps`` and the whole; ``mailboxes`` and ``webhooks`` have their own modules.
+``state``, ``apps`` and the whole; the other sections have their own modules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -15,8 +15,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from mailbridge.config import urls
 from mailbridge.config.clouds import CLOUDS, MICROSOFT_HOSTS, CloudName, parse_tenant
 from mailbridge.config.credentials import Credential
+from mailbridge.config.http import Http
 from mailbridge.config.mailboxes import Mailbox
-from mailbridge.config.problems import fault
 from mailbridge.config.proxies import ProxySetting
 from mailbridge.config.secrets import (
     SECRETS_SCHEMA,
@@ -88,21 +88,6 @@ class State(Section):
         return urls.origin(url) + urlsplit(url).path
 
 
-def _listen(value: Any) -> Any:
-    if value not in ("off", False):
-        raise fault("this version has no HTTP API yet", "write `listen: off`.")
-    return "off"
-
-
-class Http(Section):
-    """The HTTP API, which this version does not have."""
-
-    coming: ClassVar[frozenset[str]] = frozenset({"api_tokens"})
-    listen: Annotated[
-        Literal["off"], BeforeValidator(_listen), WithJsonSchema({"enum": ["off", False]})
-    ] = Field("off", description="only `off` in this version")
-
-
 class App(Section):
     """An Entra app registration."""
 
@@ -165,7 +150,7 @@ class Config(Section):
 
     coming: ClassVar[frozenset[str]] = frozenset({"routes", "relay"})
     state: State = Field(default_factory=State, description="the database")
-    http: Http = Field(default_factory=Http, description="the HTTP API")
+    http: Http = Field(default_factory=Http, description="health, metrics and the API")
     apps: Mapping[str, App] = Field(
         description="Entra app registrations by name", json_schema_extra=_named("Apps")
     )

@@ -161,9 +161,14 @@ def is_domain(text: str) -> bool:
 def _host(value: Any) -> str:
     fix = "write a host name or an IP address, without scheme and port."
     text = _text(value, "a host name", fix)
-    if is_ip(text) or (_HOST.fullmatch(text) and len(text) < 254):  # noqa: PLR2004 - RFC 1035, 2.3.4
-        return text
-    raise fault("this is not a host name", fix)
+    if not is_host(text):
+        raise fault("this is not a host name", fix)
+    return text
+
+
+def is_host(text: str) -> bool:
+    """Tell whether a text is the name or the address of a host."""
+    return is_ip(text) or (_HOST.fullmatch(text) is not None and len(text) < 254)  # noqa: PLR2004 - RFC 1035, 2.3.4
 
 
 def is_ip(text: str) -> bool:

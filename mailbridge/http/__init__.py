@@ -1,1 +1,1 @@
-"""What the daemon answers over HTTP; for now the control socket alone."""
+"""What the daemon answers over HTTP: the control socket, and what ``http.listen`` opens."""

@@ -1,0 +1,81 @@
+"""The sockets of ``http.listen``, taken before anything else begins."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Any, Final
+
+from mailbridge.config import Http
+from mailbridge.errors import ConfigError, Problem
+
+_FIXES: Final = {
+    errno.EADDRINUSE: "another program listens there (`ss -ltnp` names it); end it, or write "
+    "another port.",
+    errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE; write a higher one, and let a "
+    "proxy listen at the lower.",
+    errno.EADDRNOTAVAIL: "write an address that this machine has, or 0.0.0.0 for all of them.",
+}
+
+
+def listen(http: Http) -> list[socket.socket]:
+    """Return a listening socket for each address of the host; none when ``listen`` is ``off``.
+
+    Raises ``ConfigError`` when the place is taken, not permitted, or not on this machine.
+    """
+    if http.listen == "off":
+        return []
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in _addresses(http):
+            port = address[1] or (sockets[0].getsockname()[1] if sockets else 0)
+            sockets.append(_bound(family, (address[0], port, *address[2:])))
+    except OSError as error:
+        for one in sockets:
+            one.close()
+        raise _refused(http, error) from error
+    return sockets
+
+
+def url_of(http: Http, sockets: list[socket.socket]) -> str:
+    """Return what links and redirect URIs begin with."""
+    if http.public_url is not None:
+        return http.public_url
+    host = f"[{http.host}]" if ":" in http.host else http.host
+    return f"http://{host}:{sockets[0].getsockname()[1]}"
+
+
+def _addresses(http: Http) -> list[tuple[int, tuple[Any, ...]]]:
+    found = socket.getaddrinfo(
+        http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+
+
+def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
+    one = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind(address)
+        one.listen(256)
+        one.setblocking(False)  # noqa: FBT003 - the socket's own signature
+    except OSError:
+        one.close()
+        raise
+    return one
+
+
+def _refused(http: Http, error: OSError) -> ConfigError:
+    if isinstance(error, socket.gaierror):
+        reason, fix = "this host has no address here", "write an address, like 127.0.0.1:8025."
+    else:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        fix = _FIXES.get(error.errno or 0, "write another HOST:PORT, or off.")
+    message = f"cannot listen at {http.listen}: {reason}."
+    problem = Problem(
+        file="the configuration", line=None, path="http.listen", message=message, fix=fix
+    )
+    return ConfigError([problem])
