@@ -30,7 +30,8 @@ from mailbridge.sign_in.base import SignIn
 from mailbridge.sign_in.claims import claims
 from mailbridge.sign_in.entra_errors import refusal
 from mailbridge.sign_in.token_http import TokenHttp
-from mailbridge.sources.transport import Line, MailServer, connect, secure, tls_context
+from mailbridge.sources.transport import Line, MailServer, connect, secure
+from mailbridge.tls import tls_context
 
 #: seconds for each of DNS, TCP and TLS
 PHASE: Final = 10.0

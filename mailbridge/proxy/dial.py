@@ -87,14 +87,20 @@ def _left(ends: float) -> float:
     return left
 
 
-async def dial_async(
-    proxy: Proxy, host: str, port: int, *, seconds: float, resolve: Resolve
+async def dial_async(  # noqa: PLR0913 - what differs between targets has a name
+    proxy: Proxy,
+    host: str,
+    port: int,
+    *,
+    seconds: float,
+    resolve: Resolve,
+    greets: bool = False,
 ) -> socket.socket:
     """Return a non-blocking socket to ``host``, a name for the proxy to look up or an address.
 
     As ``dial``, with ``seconds`` for the connection (``resolve`` looks the proxy up) and as
-    many for the answer. The target is one that waits to be spoken to: bytes that come before
-    are refused, for they would be taken for its answer. Raises ``Unavailable``.
+    many for the answer. Unless the target ``greets``, it is one that waits to be spoken to: bytes
+    that come before are refused, for they would be taken for its answer. Raises ``Unavailable``.
     """
     errand = Errand(proxy=proxy, host=host.rstrip("."), port=port)
     try:
@@ -105,7 +111,8 @@ async def dial_async(
     try:
         async with asyncio.timeout(seconds):
             await _converse_async(sock, errand)
-        _require_quiet(sock, errand)
+        if not greets:
+            _require_quiet(sock, errand)
     except TimeoutError:
         sock.close()
         raise errand.silent() from None

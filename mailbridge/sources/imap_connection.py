@@ -32,7 +32,8 @@ from mailbridge.sources.imap_flights import Flights, Order
 from mailbridge.sources.imap_heard import Heard
 from mailbridge.sources.imap_plan import COMMAND_LINE, Head, as_utc, halves, windows
 from mailbridge.sources.imap_wire import Client, Wire
-from mailbridge.sources.transport import Line, MailServer, Tls, tls_context
+from mailbridge.sources.transport import Line, MailServer, Tls
+from mailbridge.tls import tls_context
 
 #: seconds
 CONNECT_TIMEOUT: Final = 10.0

@@ -26,7 +26,8 @@ from mailbridge.sources.pop3_errors import (
 )
 from mailbridge.sources.pop3_plan import Listing, read_listing
 from mailbridge.sources.pop3_wire import Wire, capabilities
-from mailbridge.sources.transport import Line, MailServer, tls_context
+from mailbridge.sources.transport import Line, MailServer
+from mailbridge.tls import tls_context
 
 #: seconds
 CONNECT_TIMEOUT: Final = 10.0
