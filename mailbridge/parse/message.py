@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Final, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NamedTuple
 
-from mailbridge.parse import addresses, charset, fast, filenames, parts, plain, walk
+from mailbridge.parse import (
+    addresses,
+    charset,
+    describe,
+    fast,
+    filenames,
+    parts,
+    plain,
+    tnef,
+    walk,
+)
 from mailbridge.parse import headers as header_fields
+from mailbridge.parse.describe import DESCRIBED
 from mailbridge.parse.parsed import (
     ATTACHMENTS,
     FILENAME_BYTES,
@@ -79,6 +91,7 @@ def _content(leaves: list[parts.Leaf], findings: Findings) -> _Content:
     text: Body | None = None
     html: Body | None = None
     attachments: list[Attachment] = []
+    hidden: tuple[Body | None, Body | None] = (None, None)
     for leaf in leaves:
         declared = leaf.headers.get("content-disposition", "")
         attached = declared.lstrip()[:10].lower() == "attachment"
@@ -88,9 +101,14 @@ def _content(leaves: list[parts.Leaf], findings: Findings) -> _Content:
         elif html is None and leaf.content_type == "text/html" and not attached:
             html = charset.body(leaf.content, label, HTML_BYTES, findings, "html")
         elif len(attachments) < ATTACHMENTS:
-            attachments.append(_attachment(leaf, declared, findings))
+            found = _attachment(leaf, declared, findings)
+            attachments.append(found)
+            if found.kind == "tnef":
+                hidden = _unpack(found, attachments, findings)
         else:
             findings.limit("attachments")
+    if text is None and html is None:
+        text, html = hidden
     if html is None or text is not None:
         return _Content(text, html, text_from_html=False, attachments=tuple(attachments))
     said, whole = plain.text_of(html.content)
@@ -117,6 +135,7 @@ def _attachment(leaf: parts.Leaf, declared: str, findings: Findings) -> Attachme
         name = header_fields.decode_words(name, findings)
     raw_name = charset.clean_line(name, findings) if name else None
     content_id = leaf.headers.get("content-id")
+    kind, details = _kind(leaf.content_type, leaf.content)
     return Attachment(
         filenames.cleaned(raw_name) if raw_name else None,
         raw_name[:_FILENAME_RAW] if raw_name else None,
@@ -126,7 +145,52 @@ def _attachment(leaf: parts.Leaf, declared: str, findings: Findings) -> Attachme
         charset.clean_line(disposition[:_TOKEN], findings) or None,
         charset.clean_line(content_id.strip().strip("<>"), findings) if content_id else None,
         leaf.content,
+        kind,
+        details,
     )
+
+
+def _kind(content_type: str, content: bytes) -> tuple[Any, Mapping[str, Any] | None]:
+    if tnef.is_tnef(content_type, content):
+        return "tnef", None
+    if content_type in DESCRIBED:
+        return describe.describe(content_type, content)
+    return "file", None
+
+
+def _unpack(
+    winmail: Attachment, attachments: list[Attachment], findings: Findings
+) -> tuple[Body | None, Body | None]:
+    """List the files of a winmail.dat behind it; return the text and the html that it holds."""
+    found = tnef.unpack(winmail.content, findings)
+    for inner in found.files:
+        if len(attachments) >= ATTACHMENTS:
+            findings.limit("attachments")
+            break
+        content_type = parts.valid_type(inner.content_type) or "application/octet-stream"
+        name = charset.clean_line(inner.name, findings) or None
+        kind, details = _kind(content_type, inner.content)
+        attachments.append(
+            Attachment(
+                filenames.cleaned(name) if name else None,
+                name[:_FILENAME_RAW] if name else None,
+                content_type,
+                len(inner.content),
+                hashlib.sha256(inner.content).hexdigest(),
+                "attachment",
+                charset.clean_line(inner.content_id, findings) or None,
+                inner.content,
+                # One within another stays closed: its bytes are there.
+                "file" if kind == "tnef" else kind,
+                details,
+                winmail.filename or "winmail.dat",
+            )
+        )
+    text = found.text and _lines(
+        charset.body(found.text, found.charset, TEXT_BYTES, findings, "text")
+    )
+    html = found.html and charset.body(found.html, found.charset, HTML_BYTES, findings, "html")
+    return text or None, html or None
 
 
 def _message(  # noqa: PLR0913, PLR0917 - the pieces of one message, put together once

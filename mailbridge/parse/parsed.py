@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 #: bytes of a header section that are read; the rest stays in the raw message
 HEADER_SECTION_BYTES: Final = 256 * 1024
@@ -68,6 +69,9 @@ class Attachment(NamedTuple):
 
     ``filename`` is clean: never a path, no control characters, at most 255 bytes.
     ``filename_raw`` is what the sender declared, decoded, fit for JSON and nothing else.
+    ``kind`` is ``file``, ``calendar`` (an invitation), ``message`` (a mail) or ``tnef``
+    (winmail.dat, whose files follow it and name it in ``within``); ``details`` are what a
+    calendar or a message says of itself.
     """
 
     filename: str | None
@@ -78,6 +82,9 @@ class Attachment(NamedTuple):
     disposition: str | None
     content_id: str | None
     content: bytes
+    kind: Literal["file", "calendar", "message", "tnef"] = "file"
+    details: Mapping[str, Any] | None = None
+    within: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

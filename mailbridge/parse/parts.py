@@ -39,6 +39,12 @@ def root_of(headers: Mapping[str, str], findings: Findings) -> Root:
     return Root(headers, content_type, parameters)
 
 
+def valid_type(declared: str) -> str | None:
+    """Return a type in small letters if it is one."""
+    lower = declared.strip().lower()
+    return lower if _TYPE.match(lower) else None
+
+
 def type_of(headers: Mapping[str, str], findings: Findings) -> tuple[str, Mapping[str, str]]:
     """Return a part's type and its parameters."""
     declared = headers.get("content-type")
