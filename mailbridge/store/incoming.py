@@ -6,9 +6,8 @@ Every function works inside the transaction of its ``connection`` and commits no
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -24,9 +23,10 @@ from mailbridge.model import (
     Notice,
     RawMessage,
 )
-from mailbridge.store import uidls
+from mailbridge.store import drift, routing, uidls
 from mailbridge.store.dialect import chunks, insert, upsert, write_raw
 from mailbridge.store.driver import Many, among
+from mailbridge.store.enqueue import MAIL, Event, next_sequence, untold, write_deliveries
 from mailbridge.store.scan import message_id, storable
 from mailbridge.store.tables import (
     Kept,
@@ -36,11 +36,9 @@ from mailbridge.store.tables import (
     gaps,
     messages,
     micros,
+    moment,
     raw,
-    sequences,
 )
-
-MAIL: Final = "mail.received"
 
 _KNOWN: Final = sa.select(messages.c.id).where(among(messages.c.id))
 _NUMBERS: Final = sa.select(messages.c.id, messages.c.pk).where(among(messages.c.id))
@@ -49,17 +47,13 @@ _MESSAGES: Final = Many(
     *("id", "mailbox", "folder", "protocol", "uidvalidity", "uid", "uidl", "address"),
     *("message_id", "received_at", "accepted_at", "size", "sha256", "settle", "routed", "kept"),
 )
-SINKS_OF: Final = sa.select(deliveries.c.sink).where(
-    sa.text("deliveries.message IS NULL"),
-    deliveries.c.event_id == sa.bindparam("id", type_=sa.Text),
-)
 _CLOSE_GAPS: Final = gaps.delete().where(among(gaps.c.id))
 _NOW: Final = sa.bindparam("now", type_=sa.BigInteger)
 # The rows are made inside the database: through the driver they would cost more than the rest.
 _ROUTE: Final = deliveries.insert().from_select(
     [
         *("message", "event_id", "type", "sink", "mailbox", "state", "attempts", "rescues"),
-        *("due_at", "first_due_at", "fence", "sequence", "replay", "created_at"),
+        *("due_at", "first_due_at", "fence", "sequence", "replay", "created_at", "fall_back_at"),
     ],
     sa.select(
         messages.c.pk,
@@ -78,6 +72,7 @@ _ROUTE: Final = deliveries.insert().from_select(
         - 1,
         sa.literal(0),
         _NOW,
+        sa.bindparam("fall_back_at", type_=sa.BigInteger),
     )
     .where(among(messages.c.pk))
     .order_by(messages.c.pk),
@@ -110,11 +105,7 @@ def accept(
         "settle": Settle.WANTED if settles else Settle.NOT_WANTED,
     }
     if new:
-        sinks = sorted(set(batch.sinks))
-        _write_messages(connection, new, common | {"routed": len(sinks)})
-        numbers = _write_raw(connection, new)
-        for sink in sinks:
-            _route(connection, numbers, batch.mailbox, sink, now)
+        _take_in(connection, batch, new, common)
     known = {key: value for key, value in renamed.items() if key not in stored and key not in new}
     if known:
         _write_known(connection, known, common)
@@ -131,15 +122,36 @@ def accept(
     return Accepted(new=len(new), known=len(batch.messages) - len(new))
 
 
+def _take_in(
+    connection: sa.Connection, batch: Batch, new: dict[str, RawMessage], common: dict[str, Any]
+) -> None:
+    """Write new messages, and what becomes of them."""
+    now = common["accepted_at"]
+    if not batch.rulings:
+        sinks = sorted(set(batch.sinks))
+        _write_messages(connection, new, common, dict.fromkeys(new, len(sinks)))
+        numbers = _write_raw(connection, new)
+        for sink in sinks:
+            _route(connection, list(numbers.values()), batch, sink, now)
+        return
+    plan = routing.plan(connection, batch, new, now)
+    _write_messages(connection, new, common, {key: plan.deliveries(key) for key in new})
+    numbers = _write_raw(connection, new)
+    routing.write(connection, plan, numbers)
+    _follow(connection, batch, plan, numbers, now)
+
+
 def _already(connection: sa.Connection, ids: list[str]) -> set[str]:
     return set(connection.execute(_KNOWN, {"ids": ids}).scalars().all())
 
 
 def _write_messages(
-    connection: sa.Connection, new: dict[str, RawMessage], common: dict[str, Any]
+    connection: sa.Connection,
+    new: dict[str, RawMessage],
+    common: dict[str, Any],
+    routed: Mapping[str, int],
 ) -> None:
-    address, now = common["address"], common["accepted_at"]
-    settle, routed = common["settle"], common["routed"]
+    address, now, settle = common["address"], common["accepted_at"], common["settle"]
     rows = []
     for key, message in new.items():
         ref, content = message.ref, message.raw
@@ -148,81 +160,96 @@ def _write_messages(
         uids = (ref.uidvalidity, ref.uid, storable(ref.uidl))
         about = (message_id(content), received_at, now, len(content))
         digest = hashlib.sha256(content).hexdigest()
-        rows.append((key, *place, *uids, address, *about, digest, settle, routed, Kept.RAW))
+        rows.append((key, *place, *uids, address, *about, digest, settle, routed[key], Kept.RAW))
     _MESSAGES.run(connection, rows)
 
 
-def _write_raw(connection: sa.Connection, new: dict[str, RawMessage]) -> list[int]:
-    """Write the bytes of messages; returns their numbers."""
+def _write_raw(connection: sa.Connection, new: dict[str, RawMessage]) -> dict[str, int]:
+    """Write the bytes of messages; returns their numbers, in the order of the log."""
     found = connection.execute(_NUMBERS, {"ids": list(new)}).all()
-    rows = sorted((number, new[key].raw) for key, number in found)
-    write_raw(connection, raw, rows)
-    return [number for number, _ in rows]
+    numbers: dict[str, int] = dict(sorted(found, key=lambda row: row[1]))
+    write_raw(connection, raw, [(number, new[key].raw) for key, number in numbers.items()])
+    return numbers
 
 
-def _route(connection: sa.Connection, new: list[int], mailbox: str, sink: str, now: int) -> None:
+def _route(connection: sa.Connection, new: list[int], batch: Batch, sink: str, now: int) -> None:
     """Queue new messages for a sink, in the order in which they were read."""
-    first = next_sequence(connection, mailbox, sink, len(new))
-    connection.execute(_ROUTE, {"ids": new, "sink": sink, "first": first, "now": now})
+    first = next_sequence(connection, batch.mailbox, sink, len(new))
+    fall_back_at = _fall_back_at(batch, sink, now)
+    connection.execute(
+        _ROUTE,
+        {"ids": new, "sink": sink, "first": first, "now": now, "fall_back_at": fall_back_at},
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """What is to be delivered: a stored mail (``message``, its row) or a finished ``body``."""
-
-    id: str
-    type: str
-    message: int | None = None
-    body: str | None = None
-    created_at: int
-    replay: int = 0
+def _fall_back_at(batch: Batch, sink: str, now: int) -> int | None:
+    after = batch.fallbacks.get(sink)
+    return None if after is None else now + round(after * 1_000_000)
 
 
-def write_deliveries(
-    connection: sa.Connection, mailbox: str, sink: str, events: Sequence[Event], now: int
+def _follow(
+    connection: sa.Connection,
+    batch: Batch,
+    plan: routing.Plan,
+    numbers: Mapping[str, int],
+    now: int,
 ) -> None:
-    """Queue events for a sink, due at once, under the next sequence numbers."""
-    if not events:
-        return
-    first = next_sequence(connection, mailbox, sink, len(events))
-    rows = [
-        {
-            "message": event.message,
-            "event_id": event.id,
-            "type": event.type,
-            "body": event.body,
-            "sink": sink,
-            "mailbox": mailbox,
-            "state": DeliveryState.QUEUED.value,
-            "attempts": 0,
-            "rescues": 0,
-            "due_at": now,
-            "first_due_at": now,
-            "fence": 0,
-            "sequence": first + offset,
-            "replay": event.replay,
-            "created_at": event.created_at,
-        }
-        for offset, event in enumerate(events)
-    ]
-    connection.execute(deliveries.insert(), rows)
+    """Make the deliveries that routes want, in the order in which the mails were read."""
+    events: dict[str, list[Event]] = defaultdict(list)
+    notices: list[Notice] = []
+    for key, number in numbers.items():
+        for sink, word in plan.sinks[key].items():
+            if routing.dropped(word):
+                continue
+            event = _mail(key, number, word, _fall_back_at(batch, sink, now), now)
+            events[sink].append(event)
+            if event.state == DeliveryState.HELD:
+                notices.append(_held(batch.mailbox, sink, event))
+    heard: dict[str, list[Event]] = defaultdict(list)
+    for kind, told in ((routing.HELD, notices), (drift.DRIFT, plan.drifted)):
+        for sink, more in untold(connection, told, batch.listeners.get(kind, ())).items():
+            heard[sink] += more
+    # Every host counts on these sequences in the same order, so none waits in a circle.
+    for sink in sorted({*events, *heard}):
+        write_deliveries(connection, batch.mailbox, sink, [*events[sink], *heard[sink]], now)
 
 
-@cache
-def _next_sequence(dialect: str) -> Any:
-    statement = insert(dialect, sequences)
-    return statement.on_conflict_do_update(
-        index_elements=["mailbox", "sink"],
-        set_={"last": sequences.c.last + statement.excluded["last"]},
-    ).returning(sequences.c.last)
+def _mail(
+    key: str, number: int, word: routing.Word | None, fall_back_at: int | None, now: int
+) -> Event:
+    if word is None:
+        return Event(id=key, type=MAIL, message=number, created_at=now, fall_back_at=fall_back_at)
+    if word.verdict == "hold":
+        return Event(
+            id=key,
+            type=MAIL,
+            message=number,
+            created_at=now,
+            state=DeliveryState.HELD.value,
+            reason=word.reason,
+            route=word.step.route,
+        )
+    return Event(
+        id=key,
+        type=MAIL,
+        message=number,
+        created_at=now,
+        route=word.step.route,
+        expires_at=word.expires_at,
+        otherwise=None if word.expires_at is None else word.otherwise,
+        fall_back_at=fall_back_at,
+    )
 
 
-def next_sequence(connection: sa.Connection, mailbox: str, sink: str, count: int) -> int:
-    """Take ``count`` sequence numbers of this mailbox and sink; returns the first."""
-    last: int = connection.execute(
-        _next_sequence(connection.dialect.name), {"mailbox": mailbox, "sink": sink, "last": count}
-    ).scalar_one()
-    return last - count + 1
+def _held(mailbox: str, sink: str, event: Event) -> Notice:
+    return routing.held_notice(
+        message=event.id,
+        webhook=sink,
+        mailbox=mailbox,
+        route=event.route,
+        reason=event.reason or "",
+        at=moment(event.created_at),
+    )
 
 
 def _write_known(
@@ -305,19 +332,3 @@ def _write_checkpoint(
             "accepted_at": now if accepted else None,
         },
     )
-
-
-def notify(
-    connection: sa.Connection, notices: Sequence[Notice], sinks: Sequence[str], now: int
-) -> None:
-    """See ``IntakeStore.notify``."""
-    for notice in notices:
-        there = set(connection.execute(SINKS_OF, {"id": notice.id}).scalars())
-        event = Event(
-            id=notice.id,
-            type=notice.type,
-            body=json.dumps(notice.data, separators=(",", ":")),
-            created_at=micros(notice.at),
-        )
-        for sink in sorted(set(sinks) - there):
-            write_deliveries(connection, notice.mailbox, sink, [event], now)

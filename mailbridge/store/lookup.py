@@ -6,47 +6,49 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import sqlalchemy as sa
 
 from mailbridge.model import DeliveryState
 from mailbridge.store.dialect import chunks
-from mailbridge.store.rows import (
-    AttemptRow,
-    DeliveryRow,
-    MessageRow,
-    MessageState,
-    ShownState,
-    Trace,
-)
-from mailbridge.store.standing import read_ref
+from mailbridge.store.rows import DeliveryRow, MessageRow, MessageState, ShownState, Trace
+from mailbridge.store.shown import attempt_row, delivery_row, gap_row, message_row, ruling_row
 from mailbridge.store.tables import (
     Kept,
-    Settle,
     attempts,
     deliveries,
     gaps,
     messages,
     micros,
-    moment,
-    moment_or_none,
     raw,
+    rulings,
+    takings,
 )
 
-#: the first of these that one of its deliveries is in names the state of a message
-_RANKS: Final[tuple[tuple[DeliveryState, MessageState], ...]] = (
-    (DeliveryState.QUEUED, "accepted"),
-    (DeliveryState.CLAIMED, "accepted"),
-    (DeliveryState.DEAD, "dead"),
-    (DeliveryState.HELD, "held"),
-    (DeliveryState.DELIVERED, "delivered"),
-)
+# In the words of the partial index.
+_UNROUTED: Final = sa.text("messages.routed = 0 AND messages.known_as IS NULL")
+
+
+class Filters(TypedDict, total=False):
+    """Which lines of the mail log: ``before`` and ``after`` are numbers of lines, for paging.
+
+    ``route`` is one that took the message; ``oldest`` begins at the other end of the log.
+    """
+
+    mailbox: str | None
+    state: MessageState | None
+    since: datetime | None
+    limit: int
+    before: int | None
+    after: int | None
+    route: str | None
+    oldest: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which lines of the mail log: ``before`` and ``after`` are numbers of lines, for paging."""
+    """The same, with what is not said; see ``Filters``."""
 
     mailbox: str | None = None
     state: MessageState | None = None
@@ -54,6 +56,8 @@ class Wanted:
     limit: int = 100
     before: int | None = None
     after: int | None = None
+    route: str | None = None
+    oldest: bool = False
 
 
 def in_state(state: DeliveryState) -> sa.TextClause:
@@ -73,15 +77,28 @@ def _with_delivered() -> sa.ColumnElement[bool]:
     )
 
 
-def _state_condition(state: MessageState) -> list[sa.ColumnElement[bool]]:
+def _with_any() -> sa.ColumnElement[bool]:
+    return sa.exists().where(deliveries.c.message == messages.c.pk)
+
+
+def _taken() -> sa.ColumnElement[bool]:
+    return sa.exists().where(rulings.c.message == messages.c.pk, rulings.c.taken > 0)
+
+
+def _state_condition(state: MessageState) -> list[sa.ColumnElement[bool] | sa.TextClause]:
     opened = sa.or_(_with(DeliveryState.QUEUED), _with(DeliveryState.CLAIMED))
     dead, held = _with(DeliveryState.DEAD), _with(DeliveryState.HELD)
-    conditions: dict[MessageState, list[sa.ColumnElement[bool]]] = {
+    conditions: dict[MessageState, list[sa.ColumnElement[bool] | sa.TextClause]] = {
         "accepted": [opened],
         "dead": [dead, ~opened],
         "held": [held, ~opened, ~dead],
         "delivered": [_with_delivered(), ~opened, ~dead, ~held],
-        "dropped": [messages.c.known_as.is_(None), ~_with_delivered(), ~opened, ~dead, ~held],
+        "dropped": [
+            messages.c.known_as.is_(None),
+            *(~_with_delivered(), ~opened, ~dead, ~held),
+            sa.or_(_with_any(), _taken()),
+        ],
+        "unrouted": [_UNROUTED, ~_with_any(), ~_taken()],
         "known": [messages.c.known_as.is_not(None)],
         "gap": [sa.false()],
     }
@@ -90,29 +107,37 @@ def _state_condition(state: MessageState) -> list[sa.ColumnElement[bool]]:
 
 def read_messages(connection: sa.Connection, wanted: Wanted) -> list[MessageRow]:
     """Return lines of the mail log, the newest first; open gaps lead the first page."""
-    conditions: list[sa.ColumnElement[bool]] = [messages.c.kept > Kept.PLACE]
-    if wanted.mailbox is not None:
-        conditions.append(messages.c.mailbox == wanted.mailbox)
-    if wanted.since is not None:
-        conditions.append(messages.c.accepted_at >= micros(wanted.since))
-    if wanted.before is not None:
-        conditions.append(messages.c.pk < wanted.before)
-    if wanted.after is not None:
-        conditions.append(messages.c.pk > wanted.after)
-    if wanted.state is not None:
-        conditions += _state_condition(wanted.state)
     found = _open_gaps(connection, wanted)
-    rows = connection.execute(
-        messages.select()
-        .where(*conditions)
-        .order_by(messages.c.pk.desc())
-        .limit(max(0, wanted.limit - len(found)))
-    )
+    rows = connection.execute(lines(wanted).limit(max(0, wanted.limit - len(found))))
     return found + _message_rows(connection, rows.all())
 
 
+def lines(wanted: Wanted) -> sa.Select[Any]:
+    """Return the statement for the stored messages of the mail log, in its order."""
+    statement = messages.select().where(messages.c.kept > Kept.PLACE)
+    number: sa.Column[Any] = messages.c.pk
+    if wanted.route is not None:
+        # The table of that route has them in the order of the log, however few or many.
+        number = takings.c.message
+        statement = statement.join_from(takings, messages, number == messages.c.pk)
+        statement = statement.where(takings.c.route == wanted.route)
+    if wanted.mailbox is not None:
+        statement = statement.where(messages.c.mailbox == wanted.mailbox)
+    if wanted.since is not None:
+        statement = statement.where(messages.c.accepted_at >= micros(wanted.since))
+    if wanted.before is not None:
+        statement = statement.where(number < wanted.before)
+    if wanted.after is not None:
+        statement = statement.where(number > wanted.after)
+    if wanted.state is not None:
+        statement = statement.where(*_state_condition(wanted.state))
+    return statement.order_by(number if wanted.oldest else number.desc())
+
+
 def _open_gaps(connection: sa.Connection, wanted: Wanted) -> list[MessageRow]:
-    if wanted.state not in {None, "gap"} or wanted.before is not None or wanted.after is not None:
+    if wanted.state not in {None, "gap"} or wanted.route is not None:
+        return []
+    if wanted.before is not None or wanted.after is not None:
         return []
     statement = gaps.select().where(gaps.c.vanished_at.is_(None))
     if wanted.mailbox is not None:
@@ -120,7 +145,7 @@ def _open_gaps(connection: sa.Connection, wanted: Wanted) -> list[MessageRow]:
     if wanted.since is not None:
         statement = statement.where(gaps.c.first_at >= micros(wanted.since))
     rows = connection.execute(statement.order_by(gaps.c.first_at.desc()).limit(wanted.limit))
-    return [_gap_row(row) for row in rows]
+    return [gap_row(row) for row in rows]
 
 
 def _message_rows(connection: sa.Connection, rows: Sequence[Any]) -> list[MessageRow]:
@@ -130,76 +155,11 @@ def _message_rows(connection: sa.Connection, rows: Sequence[Any]) -> list[Messag
             sa.select(deliveries.c.message, deliveries.c.state).where(deliveries.c.message.in_(ids))
         ):
             states[message].add(state)
-    return [_message_row(row, states[row.pk]) for row in rows]
-
-
-def _message_row(row: Any, states: set[str]) -> MessageRow:
-    state: MessageState = "known" if row.known_as else "dropped"
-    for rank, name in _RANKS:
-        if rank.value in states:
-            state = name
-            break
-    return MessageRow(
-        number=row.pk,
-        id=row.id,
-        state=state,
-        ref=read_ref(row),
-        address=row.address,
-        message_id=row.message_id,
-        received_at=moment_or_none(row.received_at),
-        at=moment(row.accepted_at),
-        size=row.size,
-        sha256=row.sha256,
-        settled=None if row.settle == Settle.NOT_WANTED else row.settle == Settle.DONE,
-        settled_at=moment_or_none(row.settled_at),
-        known_as=row.known_as,
-        raw_kept=row.kept == Kept.RAW,
-    )
-
-
-def _gap_row(row: Any) -> MessageRow:
-    return MessageRow(
-        number=0,
-        id=row.id,
-        state="gap",
-        ref=read_ref(row),
-        address="",
-        message_id=None,
-        received_at=None,
-        at=moment(row.first_at),
-        size=0,
-        sha256="",
-        settled=None,
-        settled_at=None,
-        known_as=None,
-        raw_kept=False,
-        reason=row.reason if row.vanished_at is None else f"vanished; before: {row.reason}",
-        tries=row.tries,
-    )
-
-
-def _delivery_row(row: Any) -> DeliveryRow:
-    state: ShownState = row.state
-    return DeliveryRow(
-        id=row.pk,
-        event_id=row.event_id,
-        type=row.type,
-        sink=row.sink,
-        mailbox=row.mailbox,
-        state="deferred" if state == "queued" and row.attempts else state,
-        attempts=row.attempts,
-        rescues=row.rescues,
-        due_at=moment(row.due_at),
-        first_due_at=moment(row.first_due_at),
-        created_at=moment(row.created_at),
-        resolved_at=moment_or_none(row.resolved_at),
-        owner=row.owner,
-        lease_until=moment_or_none(row.lease_until),
-        sequence=row.sequence,
-        replay=row.replay,
-        last_status=row.last_status,
-        last_reason=row.last_reason,
-    )
+    taken: set[int] = set()
+    for ids in chunks([row.pk for row in rows if row.pk not in states]):
+        found = sa.select(rulings.c.message).where(rulings.c.message.in_(ids), rulings.c.taken > 0)
+        taken.update(connection.execute(found).scalars())
+    return [message_row(row, states[row.pk], taken=row.pk in taken) for row in rows]
 
 
 def read_deliveries(
@@ -223,7 +183,7 @@ def read_deliveries(
         found = connection.execute(
             statement.order_by(order, deliveries.c.pk).limit(max(0, limit - len(rows)))
         )
-        rows += [_delivery_row(row) for row in found]
+        rows += [delivery_row(row) for row in found]
     return rows
 
 
@@ -271,26 +231,18 @@ def trace(connection: sa.Connection, name: str) -> Trace:
         .where(attempts.c.delivery.in_([row.pk for row in sent]))
         .order_by(attempts.c.delivery, attempts.c.fence)
     ).all()
+    ids_of = {row.pk: row.id for row in found}
+    said = connection.execute(
+        rulings.select().where(rulings.c.message.in_(numbers)).order_by(rulings.c.message)
+    )
     return Trace(
         messages=(
             *_message_rows(connection, found),
-            *(_gap_row(row) for row in open_or_vanished),
+            *(gap_row(row) for row in open_or_vanished),
         ),
-        deliveries=tuple(_delivery_row(row) for row in sent),
-        attempts=tuple(_attempt_row(row) for row in tries),
-    )
-
-
-def _attempt_row(row: Any) -> AttemptRow:
-    return AttemptRow(
-        delivery=row.delivery,
-        number=row.number,
-        at=moment(row.at),
-        seconds=row.seconds,
-        outcome=row.outcome,
-        status=row.status,
-        reason=row.reason,
-        detail=row.detail,
+        deliveries=tuple(delivery_row(row) for row in sent),
+        attempts=tuple(attempt_row(row) for row in tries),
+        rulings=tuple(ruling_row(ids_of[row.message], row.steps) for row in said),
     )
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from mailbridge.errors import PermanentError
 from mailbridge.model import DeliveryState
 from mailbridge.store.dialect import chunks
-from mailbridge.store.incoming import MAIL, Event, write_deliveries
+from mailbridge.store.enqueue import MAIL, Event, write_deliveries
 from mailbridge.store.lookup import events_of, in_state
 from mailbridge.store.tables import Kept, deliveries, messages, micros, moment, raw
 
@@ -39,7 +39,9 @@ def requeue(connection: sa.Connection, ids: Sequence[str], now: int) -> int:
         _queue(connection, [row.pk for row in ended], now)
         for chunk in chunks(waiting):
             connection.execute(
-                deliveries.update().where(deliveries.c.pk.in_(chunk)).values(due_at=now)
+                deliveries.update()
+                .where(deliveries.c.pk.in_(chunk))
+                .values(due_at=now, expires_at=None)
             )
         done += len(ended) + len(waiting)
     return done
@@ -70,6 +72,8 @@ def _queue(connection: sa.Connection, ids: list[int], now: int) -> None:
                 due_at=now,
                 first_due_at=now,
                 resolved_at=None,
+                # A person has looked at it: it may be as old as it is.
+                expires_at=None,
             )
         )
 
@@ -181,6 +185,8 @@ def _replay_to(
             messages.c.id,
             messages.c.mailbox,
             sa.func.max(deliveries.c.replay).label("replay"),
+            # The same at every replay, so that the body stays the same too.
+            sa.func.max(deliveries.c.route).label("route"),
         )
         .join_from(
             messages,
@@ -205,7 +211,9 @@ def _replay_to(
     events: dict[str, list[Event]] = defaultdict(list)
     for row in rows:
         count = 0 if row.replay is None else row.replay + 1
-        event = Event(id=row.id, type=MAIL, message=row.pk, created_at=now, replay=count)
+        event = Event(
+            id=row.id, type=MAIL, message=row.pk, created_at=now, replay=count, route=row.route
+        )
         events[row.mailbox].append(event)
     for mailbox, wanted in sorted(events.items()):
         write_deliveries(connection, mailbox, sink, wanted, now)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from mailbridge.model import DeliveryState
-from mailbridge.store import uidls
+from mailbridge.store import recent, routing, uidls
 from mailbridge.store.dialect import chunks
 from mailbridge.store.queue import end
 from mailbridge.store.rows import Purged
@@ -67,13 +67,15 @@ def purge(connection: sa.Connection, limits: Limits, walk: Walk, now: int) -> tu
     notices = _purge_notices(connection, limits)
     connection.execute(gaps.delete().where(gaps.c.vanished_at < limits.log_before))
     forgotten_uidls = uidls.purge(connection, now, limits.limit)
+    forgotten_recent = recent.purge(connection, now, limits.limit)
     done = Purged(
         raw=freed,
         dead_letters=buried,
         messages=forgotten,
         notices=notices,
         uidls=forgotten_uidls,
-        more=further != Walk() or max(notices, forgotten_uidls) >= limits.limit,
+        recent=forgotten_recent,
+        more=further != Walk() or max(notices, forgotten_uidls, forgotten_recent) >= limits.limit,
     )
     return done, further
 
@@ -131,6 +133,7 @@ def _purge_raw(
 
 def _forget(connection: sa.Connection, step: Sequence[Any]) -> int:
     numbers = [row.pk for row in step if row.settle != Settle.WANTED]
+    routing.forget(connection, numbers)
     for chunk in chunks(numbers):
         _delete_deliveries(
             connection, sa.select(deliveries.c.pk).where(deliveries.c.message.in_(chunk))

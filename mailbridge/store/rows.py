@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 from mailbridge.model import Checkpoint, MessageRef
 
-#: accepted: some delivery is open; known: the same message under a new UIDVALIDITY;
-#: gap: listed by the server, which would not give it; dropped: nothing is to be delivered
-MessageState = Literal["accepted", "delivered", "dead", "gap", "known", "held", "dropped"]
+#: accepted: some delivery is open; held: kept back for a person; known: the same message under a
+#: new UIDVALIDITY; gap: listed by the server, which would not give it; unrouted: no webhook was to
+#: get it; dropped: a route or a person has given it up
+MessageState = Literal[
+    "accepted", "delivered", "dead", "gap", "known", "held", "dropped", "unrouted"
+]
 
 #: as ``DeliveryState``, but a queued delivery that was attempted is called deferred
 ShownState = Literal["queued", "deferred", "claimed", "delivered", "dead", "held", "dropped"]
@@ -65,6 +69,39 @@ class DeliveryRow:
     replay: int
     last_status: int | None
     last_reason: str | None
+    #: the route that brought it here
+    route: str | None = None
+    #: when it becomes too old to go out without a person's word, and what becomes of it then
+    expires_at: datetime | None = None
+    otherwise: str | None = None
+    #: when another webhook gets it too, unless this one has taken it
+    fall_back_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRow:
+    """What one route said of a message. ``verdict`` is the one that counted.
+
+    It may decide for fewer than ``webhooks``: of two routes that name one, the first decides.
+    """
+
+    route: str
+    verdict: Literal["deliver", "hold", "drop", "passed_by"]
+    reason: str
+    webhooks: tuple[str, ...] = ()
+    #: what it extracted, and the names of what it looked for and did not find
+    fields: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    missing: tuple[str, ...] = ()
+    #: the webhook-id of the mail that it is a duplicate of
+    duplicate_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RulingRow:
+    """What the routes said of a message, by its webhook-id, in the order they were asked."""
+
+    message: str
+    steps: tuple[StepRow, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +125,7 @@ class Trace:
     messages: tuple[MessageRow, ...] = ()
     deliveries: tuple[DeliveryRow, ...] = ()
     attempts: tuple[AttemptRow, ...] = ()
+    rulings: tuple[RulingRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,4 +176,6 @@ class Purged:
     notices: int = 0
     #: of POP3 mailboxes, long gone from the server
     uidls: int = 0
+    #: of routes that want no duplicates
+    recent: int = 0
     more: bool = False

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 import sqlalchemy as sa
 import structlog
@@ -25,6 +25,7 @@ from mailbridge.model import (
 from mailbridge.store import (
     care,
     counting,
+    enqueue,
     handing,
     incoming,
     lookup,
@@ -43,6 +44,7 @@ from mailbridge.store.files import this_process
 from mailbridge.store.grants import Grants
 from mailbridge.store.sealing import Key
 from mailbridge.store.tables import micros, moment_or_none, utc_now
+from mailbridge.store.tail import Tail
 
 T = TypeVar("T")
 
@@ -120,6 +122,10 @@ class Store:
         """Transactions committed since it was opened."""
         return self._access.database.commits
 
+    def on_commit(self, observe: Callable[[float], None]) -> None:
+        """Tell ``observe`` the seconds that each commit takes, from the thread that makes it."""
+        self._access.database.on_commit = observe
+
     async def _run(self, work: Callable[[sa.Connection, int], T], *, again: bool = False) -> T:
         now = micros(self._now())
         return await self._access.run(lambda connection: work(connection, now), again=again)
@@ -185,7 +191,7 @@ class Store:
     async def notify(self, notices: Sequence[Notice], sinks: Sequence[str]) -> None:
         """Queue events that are not mails for these sinks; a known ``Notice.id`` is ignored."""
         await self._run(
-            lambda connection, now: incoming.notify(connection, notices, sinks, now), again=True
+            lambda connection, now: enqueue.notify(connection, notices, sinks, now), again=True
         )
 
     async def claim(
@@ -228,21 +234,14 @@ class Store:
         """Queue again what is claimed under an expired lease; returns how many."""
         return await self._run(outgoing.rescue)
 
-    async def messages(  # noqa: PLR0913 - filters, all by keyword
-        self,
-        *,
-        mailbox: str | None = None,
-        state: rows.MessageState | None = None,
-        since: datetime | None = None,
-        limit: int = 100,
-        before: int | None = None,
-        after: int | None = None,
-    ) -> Sequence[rows.MessageRow]:
+    async def messages(self, **filters: Unpack[lookup.Filters]) -> Sequence[rows.MessageRow]:
         """Return the mail log, newest first; ``before`` and ``after`` are ``MessageRow.number``."""
-        wanted = lookup.Wanted(
-            mailbox=mailbox, state=state, since=since, limit=limit, before=before, after=after
-        )
+        wanted = lookup.Wanted(**filters)
         return await self._read(lambda connection: lookup.read_messages(connection, wanted))
+
+    def tail(self, **filters: Unpack[lookup.Filters]) -> Tail:
+        """Return what follows the mail log as it grows."""
+        return Tail(self._read, lookup.Wanted(**filters))
 
     async def trace(self, name: str) -> rows.Trace:
         """Return all about a webhook-id, a Message-ID (bare or in ``<>``) or a delivery number."""

@@ -50,13 +50,13 @@ async def test_the_log_tells_where_each_mail_is(store: Store, clock: Clock) -> N
     assert [(row.ref.uid, row.state) for row in rows] == [
         (6, "gap"),
         (1, "known"),
-        (5, "dropped"),
+        (5, "unrouted"),
         (4, "accepted"),
         (3, "accepted"),
         (2, "dead"),
         (1, "delivered"),
     ]
-    for state in ("gap", "known", "dropped", "accepted", "dead", "delivered", "held"):
+    for state in ("gap", "known", "unrouted", "accepted", "dead", "delivered", "held"):
         found = await store.messages(state=state)
         assert found == [row for row in rows if row.state == state]
 

@@ -143,11 +143,11 @@ async def test_each_sink_gets_each_mail_once_under_its_own_sequence(store: Store
     assert [one.sequence for one in await claim(store, "archive")] == [1, 2, 3]
 
 
-async def test_a_mail_for_no_sink_is_logged_as_dropped(store: Store) -> None:
-    """A mail that no route wants is accepted, settled and shown, and owes no delivery."""
+async def test_a_mail_for_no_sink_is_logged_as_unrouted(store: Store) -> None:
+    """A mail that no webhook is to get is accepted, settled and shown, and owes no delivery."""
     await accept(store, [1], sinks=())
     (row,) = await store.messages()
-    assert (row.state, row.settled) == ("dropped", False)
+    assert (row.state, row.settled) == ("unrouted", False)
     assert await store.check() == []
 
 
