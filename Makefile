@@ -10,7 +10,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint check format lock crash-test kill-test power-cut disk-full \
-    network-test soak bench bench-push bench-parse corpus-test dist clean servers runtime dev
+    network-test soak bench bench-push bench-routes bench-parse corpus-test dist clean servers runtime dev
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-19s%s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ bench: dev servers ## speed beside the peers, as a table and a chart
 bench-push: dev servers ## push for 1,000 mailboxes, polling, POP3, distance, neighbours
 	@scripts/servers.sh fetchmail curl
 	@$(BIN)/python -m benchmarks.push $(ARGS)
+
+bench-routes: dev servers ## what routes cost, and an alarm through a busy daemon
+	@$(BIN)/python -m benchmarks.routes $(ARGS)
 
 corpus-test: dev ## parse 6,000 public mails and generated hostile ones
 	@$(BIN)/python -m benchmarks.corpus $(ARGS)

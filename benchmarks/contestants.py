@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measure import Processes, Run, Seen, Sink
 from tests.campaigns.harness import (
@@ -211,12 +212,13 @@ def drain(bench: Bench, work: Work) -> Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One way to run mailbridge; ``env`` goes to the daemon."""
+    """One way to run mailbridge; ``env`` goes to the daemon, ``amend`` changes its file."""
 
     name: str = "mailbridge"
     database: str = "sqlite"
     concurrency: int = 32
     env: Mapping[str, str] | None = None
+    amend: Callable[[dict[str, Any]], None] | None = None
 
 
 def mailbridge(bench: Bench, work: Work, variant: Variant) -> Run:
@@ -234,6 +236,8 @@ def mailbridge(bench: Bench, work: Work, variant: Variant) -> Run:
     content = document(
         setting, tenant=bench.tenant, ca=bench.tenant.write_ca(folder), dovecot=bench.dovecot
     )
+    if variant.amend is not None:
+        variant.amend(content)
     config = write_config(folder / "mailbridge.yaml", content)
     env = environment(folder, bench.tenant, variant.env)
     log = folder / "log"
