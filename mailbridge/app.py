@@ -4,6 +4,7 @@
 
     serve ── TaskGroup ─┬─ supervisor ── one intake per folder
                         ├─ dispatcher per webhook
+                        ├─ HTTP server, where ``http.listen`` says so
                         └─ control socket, clock, watchdog
 
 A reload (SIGHUP) exchanges what the new configuration says differently (``running``).
@@ -23,16 +24,18 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
 from mailbridge import __version__
+from mailbridge.answers import Answers
 from mailbridge.build import Builder, Daemon, utc_now
 from mailbridge.config import Config
 from mailbridge.errors import MailbridgeError, TemporaryError, first_of
 from mailbridge.health import Health
 from mailbridge.http.control import control, socket_path
+from mailbridge.http.listening import listen
 from mailbridge.operate import Operator
 from mailbridge.running import Reload, Running, take_again
 from mailbridge.schedule import Schedule
@@ -40,6 +43,9 @@ from mailbridge.service import Service
 from mailbridge.store.sealing import ring
 from mailbridge.store.store import Store
 from mailbridge.supervise import Supervisor
+
+if TYPE_CHECKING:
+    from mailbridge.http.server import HttpServer
 
 log = structlog.get_logger()
 
@@ -69,8 +75,9 @@ async def serve(
 ) -> None:
     """Run the daemon until ``stop`` is set; ``reload`` says when to read the configuration again.
 
-    Raises ``StoreRefused`` when the database may not be used or can no longer be trusted; then
-    nothing acknowledged is lost, and a restart recovers from the write-ahead log.
+    Raises ``ConfigError`` when it cannot listen where it should, and ``StoreRefused`` when the
+    database may not be used or can no longer be trusted; then nothing acknowledged is lost, and a
+    restart recovers from the write-ahead log.
     """
     env = dict(os.environ) if environ is None else dict(environ)
     service = Service(env)
@@ -80,7 +87,10 @@ async def serve(
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         store = await _open_store(config, env)
         stack.push_async_callback(store.close)
+        sockets = listen(config.http)
+        stack.callback(_close, sockets)
         daemon = Daemon(config=config, store=store, health=Health(started_at=utc_now()))
+        store.on_commit(daemon.health.commits.observe)
         builder = Builder(daemon, _in_threads(pool), rng)
         stack.push_async_callback(builder.sign_ins.close)
         supervisor = Supervisor(
@@ -96,6 +106,7 @@ async def serve(
             sign_ins=builder.sign_ins,
             mended=supervisor.mended,
         )
+        http = _http(daemon, operator, builder, sockets)
         path = socket_path(config.state.database.reveal(), env)
         try:
             async with control(path, operator.commands()), asyncio.TaskGroup() as group:
@@ -117,6 +128,8 @@ async def serve(
                     webhooks=len(config.webhooks),
                     database=config.state.database_label,
                 )
+                if http is not None:
+                    group.create_task(http.run(stop))
                 service.ready(_watched(daemon))
                 if on_ready is not None:
                     on_ready(daemon)
@@ -128,6 +141,27 @@ async def serve(
         except BaseExceptionGroup as group_error:
             raise first_of(group_error) from group_error
     log.info("daemon.stopped")
+
+
+def _http(
+    daemon: Daemon, operator: Operator, builder: Builder, sockets: list[socket.socket]
+) -> HttpServer | None:
+    """Return the HTTP server; without one, nothing of it is loaded."""
+    if not sockets:
+        return None
+    from mailbridge.http.server import http_server
+
+    return http_server(
+        http=daemon.config.http,
+        sockets=sockets,
+        operations=Answers(daemon, operator, builder.sign_ins),
+        health=daemon.health,
+    )
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for one in sockets:
+        one.close()
 
 
 async def _until_stop(

@@ -335,6 +335,9 @@ class Dispatcher:
             health.delivered += 1
             health.consecutive, health.failing_since = 0, None
             health.last_delivered = self._now()
+            if delivery.mail is not None and not delivery.replay:
+                seen = delivery.mail.received_at or delivery.mail.accepted_at
+                health.took.observe(max(0.0, (health.last_delivered - seen).total_seconds()))
             log.info("delivery.delivered", **facts)
             return
         health.last_reason, health.last_status = outcome.reason, outcome.status

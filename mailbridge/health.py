@@ -7,10 +7,40 @@ a restart; what must survive is in the store.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
+
+#: upper bounds in seconds: from a blink to the seven days that a delivery may take
+DELIVERY_BOUNDS: Final = (
+    *(0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
+    *(300.0, 900.0, 3600.0, 21600.0, 86400.0, 604800.0),
+)
+#: upper bounds in seconds: from a disk with a battery to one that is failing
+COMMIT_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+
+class Histogram:
+    """How often something took how long: plain counts, for the metrics.
+
+    ``observe`` may be called from any thread; two at the very same moment may count as one.
+    """
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        #: one for each bound, and one for what is beyond the last
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.sum += seconds
 
 
 class Sight(StrEnum):
@@ -143,6 +173,8 @@ class SinkHealth:
     deferred: int = 0
     dead: int = 0
     trouble: str = ""
+    #: seconds from when a mail was visible on its server until this sink had it
+    took: Histogram = field(default_factory=lambda: Histogram(DELIVERY_BOUNDS))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,4 +183,6 @@ class Health:
 
     started_at: datetime
     folders: list[FolderHealth] = field(default_factory=list)
+    #: seconds that the store took to commit; those of reads fall under the first bound
+    commits: Histogram = field(default_factory=lambda: Histogram(COMMIT_BOUNDS))
     sinks: dict[str, SinkHealth] = field(default_factory=dict)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from mailbridge import __version__
@@ -17,6 +18,7 @@ from mailbridge.config import Config
 from mailbridge.health import FolderHealth, Health, Sight, SinkHealth
 from mailbridge.http.control import Command
 from mailbridge.model import Grant
+from mailbridge.sign_in.base import Standing
 from mailbridge.sign_ins import SignIns
 from mailbridge.store.rows import Counts, FolderCount, SinkCount
 from mailbridge.store.store import Store
@@ -107,7 +109,13 @@ class Operator:
     async def status(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return one entry per mailbox and one per webhook; JSON all through."""
         del asked
-        return status(self._config, self._health, await self._store.counts())
+        standings = {
+            name: sign_in.standing()
+            for sign_in, names in self._sign_ins.made()
+            for name in names
+            if self._health is not None
+        }
+        return status(self._config, self._health, await self._store.counts(), standings)
 
     async def retry(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         """Queue dead or held deliveries again, by ``ids``, or ``all`` (of ``webhook``)."""
@@ -141,8 +149,16 @@ class Operator:
         return {"replayed": count}
 
 
-def status(config: Config, health: Health | None, counts: Counts) -> dict[str, Any]:
-    """Compose the status document from what the daemon sees and what the store holds."""
+def status(
+    config: Config,
+    health: Health | None,
+    counts: Counts,
+    standings: Mapping[str, Standing] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Compose the status document from what the daemon sees and what the store holds.
+
+    ``standings`` tells by mailbox how its sign-in stands, where one was asked for.
+    """
     folders = {(f.mailbox, f.folder): f for f in counts.folders}
     seen = {(f.mailbox, f.folder): f for f in health.folders} if health else {}
     sinks = {s.sink: s for s in counts.sinks}
@@ -164,6 +180,7 @@ def status(config: Config, health: Health | None, counts: Counts) -> dict[str, A
                 ],
                 counts.backlogs.get(name, 0),
             )
+            | {"standing": _standing(standings.get(name))}
             for name, mailbox in config.mailboxes.items()
         ],
         "webhooks": [
@@ -204,6 +221,23 @@ def _mailbox(
         "swept": sum(folder["swept"] for folder in folders),
         "logins": sum(folder["logins"] for folder in folders),
         "folders": folders,
+    }
+
+
+def _standing(standing: Standing | None) -> dict[str, Any] | None:
+    if standing is None:
+        return None
+    return {
+        "state": standing.state,
+        "code": standing.code,
+        "cause": standing.cause,
+        "fix": standing.fix,
+        "account": standing.account,
+        "credential": standing.credential,
+        "expiries": [
+            {"kind": one.kind, "expires_at": _text(one.expires_at), "fix": one.fix}
+            for one in standing.expiries
+        ],
     }
 
 

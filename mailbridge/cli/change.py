@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,6 +18,7 @@ from mailbridge.cli import grants
 from mailbridge.cli.daemon import run_async
 from mailbridge.cli.data import STYLES, AsJson, ask_daemon, moment, reading
 from mailbridge.cli.output import emit_json, say, table, tell
+from mailbridge.documents import documents
 from mailbridge.errors import MailbridgeError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def queue_list(
 
     rows = run_async(get())
     if as_json:
-        emit_json([asdict(row) for row in rows])
+        emit_json(documents(rows))
         return
     table(
         ["delivery", "state", "webhook", "type", "mailbox", "tries", "due", "id", "last answer"],

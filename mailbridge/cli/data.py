@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +17,7 @@ import typer
 
 from mailbridge.cli.daemon import run_async
 from mailbridge.cli.output import emit_json, say, table, tell
+from mailbridge.documents import document, documents
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,6 +37,11 @@ STYLES = {
     "failing": "red",
     "parked": "bold red",
     "dead": "bold red",
+    "needs_consent": "bold red",
+    "needs_admin_consent": "bold red",
+    "secret_expired": "bold red",
+    "rejected": "bold red",
+    "temporarily_unavailable": "yellow",
     "not running": "red",
 }
 #: as in the store's rows; spelled out here, since commands load the store when they need it
@@ -127,13 +132,14 @@ def _print_status(document: Mapping[str, Any]) -> None:
     say()
     table(
         [
-            *("mailbox", "sign-in", "state", "mode", "last check", "last message"),
+            *("mailbox", "sign-in", "signed in", "state", "mode", "last check", "last message"),
             *("throttled until", "backlog", "gaps", "swept"),
         ],
         [
             [
                 box["name"],
                 box["sign_in"],
+                (box["standing"] or {}).get("state"),
                 box["state"],
                 box["mode"],
                 _ago(box["last_check"]),
@@ -154,6 +160,7 @@ def _print_status(document: Mapping[str, Any]) -> None:
                 say(f"    fix: {box['fix']}")
             if box["next_try"]:
                 say(f"    next try: {box['next_try']}")
+        _print_standing(box)
     say()
     table(
         ["webhook", "state", "waiting", "deferred", "dead", "oldest", "last delivered"],
@@ -174,6 +181,15 @@ def _print_status(document: Mapping[str, Any]) -> None:
     for hook in document["webhooks"]:
         if hook["last_reason"]:
             say(f"  {hook['name']}: since {hook['failing_since']}: {hook['last_reason']}")
+
+
+def _print_standing(box: Mapping[str, Any]) -> None:
+    """Say what is wrong with a sign-in, unless the mailbox's own trouble has said it."""
+    standing = box["standing"]
+    if standing and standing["cause"] and standing["code"] != box["code"]:
+        say(f"  {box['name']}: sign-in: {standing['cause']} [{standing['code']}]")
+        if standing["fix"]:
+            say(f"    fix: {standing['fix']}")
 
 
 def _ago(text: str | None) -> str | None:
@@ -231,7 +247,7 @@ def log_(  # noqa: PLR0913 - the options of the command
             return
     found = run_async(rows())
     if as_json:
-        emit_json([asdict(row) for row in found])
+        emit_json(documents(found))
         return
     table(
         ["accepted", "state", "mailbox", "folder", "uid", "size", "id", "note"],
@@ -268,7 +284,7 @@ def trace(
         tell(f"mailbridge: nothing is known of {name}")
         raise typer.Exit(1)
     if as_json:
-        emit_json(asdict(found))
+        emit_json(document(found))
         return
     for message in found.messages:
         _print_message(message)

@@ -50,6 +50,15 @@ class Problem(BaseModel):
     errors: list[Fault] | None = Field(None, description="with status 422: every fault")
 
 
+#: what every route may answer; ``server.describe`` gives it its media type
+PROBLEMS: Final[Mapping[int | str, dict[str, Any]]] = {
+    401: {"model": Problem, "description": "No token, or none that is known"},
+    404: {"model": Problem, "description": "There is no such thing"},
+    422: {"model": Problem, "description": "The request is invalid"},
+    "default": {"model": Problem, "description": "Another problem"},
+}
+
+
 class Refusal(Exception):  # noqa: N818 - it is an answer, not an error of ours
     """Raised to answer with a problem document."""
 

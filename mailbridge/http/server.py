@@ -17,7 +17,8 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from http import HTTPStatus
+from typing import Any, Final
 
 import structlog
 import uvicorn
@@ -25,8 +26,14 @@ from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
 from mailbridge import __version__
+from mailbridge.config import Http
+from mailbridge.health import Health
+from mailbridge.http.api import api
+from mailbridge.http.base import Operations
 from mailbridge.http.bodies import Bodies
-from mailbridge.http.problems import answer_errors
+from mailbridge.http.metrics import Metrics, metrics
+from mailbridge.http.probes import probes
+from mailbridge.http.problems import MEDIA_TYPE, answer_errors
 from mailbridge.http.shield import Shield
 from mailbridge.http.tokens import Door, Tokens
 from mailbridge.http.wire import HEAD_BYTES, KEEP_ALIVE, Connections
@@ -51,7 +58,24 @@ def make_app(routers: Iterable[APIRouter]) -> FastAPI:
     answer_errors(app)
     for router in routers:
         app.include_router(router)
+    usual = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        return describe(usual())
+
+    app.openapi = openapi  # type: ignore[method-assign] # FastAPI's own way to extend it
     return app
+
+
+def describe(document: dict[str, Any]) -> dict[str, Any]:
+    """Give the problems in an OpenAPI document their media type."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                content = response.get("content", {})
+                if (status == "default" or int(status) >= HTTPStatus.BAD_REQUEST) and content:
+                    response["content"] = {MEDIA_TYPE: next(iter(content.values()))}
+    return document
 
 
 def guard(
@@ -62,6 +86,24 @@ def guard(
     ``body_limits`` are bytes by method and path, for routes that take more than 1 MiB.
     """
     return Shield(Door(Bodies(app, body_limits or {}), tokens))
+
+
+def http_server(  # noqa: PLR0913 - the composition root names each once
+    *,
+    http: Http,
+    sockets: list[socket.socket],
+    operations: Operations,
+    health: Health,
+    routers: Iterable[APIRouter] = (),
+    body_limits: Mapping[tuple[str, str], int] | None = None,
+) -> HttpServer:
+    """Return the daemon's server; ``routers`` are those of other parts (sign-in, attachments)."""
+    tokens = Tokens({name: token.reveal() for name, token in http.api_tokens.items()})
+    connections = Connections()
+    collector = Metrics(health, operations, tokens, connections)
+    app = make_app([probes(health), metrics(collector), *api(operations), *routers])
+    guarded = guard(app, tokens, body_limits=body_limits)
+    return HttpServer(guarded, sockets, connections=connections)
 
 
 class HttpServer:

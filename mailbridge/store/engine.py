@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -86,6 +87,8 @@ class Database:
         self.address = address
         #: transactions that were committed by this object
         self.commits = 0
+        #: is told the seconds of each commit, in the thread that made it
+        self.on_commit: Callable[[float], None] = lambda _seconds: None
         self._broken: MailbridgeError | None = None
         threads = 1 if address.file else POOL
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=f"store-{mode}")
@@ -125,8 +128,11 @@ class Database:
         await loop.run_in_executor(None, self._threads.shutdown)
 
     def _transaction(self, work: Callable[[sa.Connection], T]) -> T:
-        with self.engine.begin() as connection:
+        with self.engine.connect() as connection, connection.begin() as transaction:
             result = work(connection)
+            began = time.perf_counter()
+            transaction.commit()
+            self.on_commit(time.perf_counter() - began)
         self.commits += 1
         return result
 
