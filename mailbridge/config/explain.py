@@ -21,6 +21,7 @@ _EXAMPLES = {
     "address": "address: alarm@feuerwehr.example",
     "app": "app: NAME, where NAME stands under apps",
     "url": "url: https://erp.example/hooks/mail",
+    "webhooks": "webhooks: [NAME], where NAME stands under webhooks",
 }
 
 
@@ -50,9 +51,9 @@ def unknown(key: str, section: type[Section], path: Path, problems: Problems) ->
         fix = "remove it until you update."
         problems.add(path, "this key is known, but not in this version yet", fix)
         return
-    known = sorted(section.model_fields)
+    known = sorted(_keys(section))
     for name, inner in _sections(section):
-        if key in inner.model_fields or key in inner.coming:
+        if key in _keys(inner) or key in inner.coming:
             problems.add(path, "this key is not known here", f"write it below `{name}:`, indented.")
             return
     guess = did_you_mean(key, [*known, *section.coming])
@@ -64,6 +65,11 @@ def unknown(key: str, section: type[Section], path: Path, problems: Problems) ->
     else:
         fix = f"remove it; known here: {listing}."
     problems.add(path, "this key is not known", fix)
+
+
+def _keys(section: type[Section]) -> list[str]:
+    """Return the keys of a section as the file has them."""
+    return [field.alias or name for name, field in section.model_fields.items()]
 
 
 _IN_WORDS = {

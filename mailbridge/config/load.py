@@ -12,13 +12,14 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from mailbridge.config import document as document_
-from mailbridge.config import rules
+from mailbridge.config import route_rules, rules
 from mailbridge.config.clouds import CLOUDS
 from mailbridge.config.explain import explain, unknown
 from mailbridge.config.http import Http, check_http
 from mailbridge.config.mailboxes import Mailbox
 from mailbridge.config.models import App, Config, State
 from mailbridge.config.problems import Map, Problems
+from mailbridge.config.routes import Route
 from mailbridge.config.secrets import Reading, Secret
 from mailbridge.config.sections import Section
 from mailbridge.config.surroundings import Surroundings
@@ -40,6 +41,7 @@ _HINTS = {
     "apps": "apps: {alarm-app: {tenant: …, client_id: …, credential: {client_secret: {env: …}}}}",
     "mailboxes": "mailboxes: {alarm: {address: alarm@feuerwehr.example, app: alarm-app}}",
     "webhooks": "webhooks: {erp: {url: https://erp.example/hooks/mail}}",
+    "routes": "routes: {alarm: {match: {from: [alarm@ils.example]}, webhooks: [erp]}}",
 }
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -147,6 +149,7 @@ class _Loader:
         apps = self._entries(App, "apps")
         mailboxes = self._entries(Mailbox, "mailboxes")
         webhooks = self._entries(Webhook, "webhooks")
+        routes = self._entries(Route, "routes") if self._document.get("routes") else {}
         rules.check_apps(apps, self._mentioned(), now(), self._problems)
         rules.check_references(self._document, apps, self._problems)
         rules.check_mailboxes(mailboxes, self._problems)
@@ -154,6 +157,9 @@ class _Loader:
         has_key = state is None or bool(state.key)
         rules.check_sign_in(mailboxes, apps, self._problems, has_key=has_key)
         rules.check_webhooks(webhooks, self._problems)
+        route_rules.check_names(self._document, self._problems)
+        route_rules.check_routes(routes, webhooks, self._problems)
+        route_rules.check_use(routes, mailboxes, webhooks, self._problems)
         if http is not None:
             check_http(http, self._problems)
         if self._problems.errors or state is None or http is None:
@@ -171,6 +177,7 @@ class _Loader:
                 for name, box in mailboxes.items()
             },
             webhooks={name: around.webhook(hook) for name, hook in webhooks.items()},
+            routes=routes,
         )
         return None if self._problems.errors else complete
 
@@ -185,7 +192,7 @@ class _Loader:
         return self._validate(model, self._document[name], (name,))
 
     def _entries(self, model: type[SectionT], section: str) -> dict[str, SectionT]:
-        """Return the valid entries of ``apps``, ``mailboxes`` or ``webhooks``."""
+        """Return the valid entries of ``apps``, ``mailboxes``, ``webhooks`` or ``routes``."""
         entries = self._document.get(section)
         if not entries and not isinstance(entries, str | bool | list):
             kind = {"apps": "app", "mailboxes": "mailbox", "webhooks": "webhook"}[section]

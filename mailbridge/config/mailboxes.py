@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema, model_validator
 
 from mailbridge.config.problems import fault
 from mailbridge.config.proxies import ProxySetting
+from mailbridge.config.routes import Names
 from mailbridge.config.secrets import Secret
 from mailbridge.config.sections import Section, file_default
 from mailbridge.config.sending import Send
@@ -131,7 +132,6 @@ class Fetch(Section):
 class Mailbox(Section):
     """One mailbox, how it is watched and how it sends."""
 
-    coming: ClassVar[frozenset[str]] = frozenset({"routes"})
     address: Address = Field(description="the mailbox's primary address")
     app: str = Field(description="the name of an entry under apps")
     sign_in: Literal["application", "delegated", "password"] = Field(
@@ -144,6 +144,12 @@ class Mailbox(Section):
     )
     password: Secret | None = Field(None, description="only with sign_in: password")
     fetch: Fetch = Field(default_factory=Fetch, description="how the mailbox is watched")
+    routes: Names | None = Field(
+        None,
+        min_length=1,
+        description="the routes that are asked about its mails, in this order; without this line "
+        "every webhook gets every mail",
+    )
     send: Send | None = Field(None, description="how it sends; leave out if it never does")
 
     @property

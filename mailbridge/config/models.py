@@ -18,6 +18,7 @@ from mailbridge.config.credentials import Credential
 from mailbridge.config.http import Http
 from mailbridge.config.mailboxes import Mailbox
 from mailbridge.config.proxies import ProxySetting
+from mailbridge.config.routes import Route
 from mailbridge.config.secrets import (
     SECRETS_SCHEMA,
     Secret,
@@ -137,10 +138,10 @@ class App(Section):
         return urlsplit(self.authority_url).netloc in MICROSOFT_HOSTS
 
 
-def _named(what: str) -> dict[str, Any]:
+def _named(what: str, least: int = 1) -> dict[str, Any]:
     return {
         "propertyNames": {"pattern": "^[a-z0-9][a-z0-9._-]*$"},
-        "minProperties": 1,
+        "minProperties": least,
         "title": what,
     }
 
@@ -148,7 +149,7 @@ def _named(what: str) -> dict[str, Any]:
 class Config(Section):
     """The whole file."""
 
-    coming: ClassVar[frozenset[str]] = frozenset({"routes", "relay"})
+    coming: ClassVar[frozenset[str]] = frozenset({"relay"})
     state: State = Field(default_factory=State, description="the database")
     http: Http = Field(default_factory=Http, description="health, metrics and the API")
     apps: Mapping[str, App] = Field(
@@ -158,6 +159,11 @@ class Config(Section):
         description="mailboxes by name", json_schema_extra=_named("Mailboxes")
     )
     webhooks: Mapping[str, Webhook] = Field(
-        description="destinations by name; each gets every mail",
+        description="destinations by name; each gets every mail of a mailbox without `routes`",
         json_schema_extra=_named("Webhooks"),
+    )
+    routes: Mapping[str, Route] = Field(
+        default_factory=dict,
+        description="which mails go where, by name; used by the mailboxes that name them",
+        json_schema_extra=_named("Routes", least=0),
     )

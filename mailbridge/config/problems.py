@@ -107,6 +107,12 @@ def fault(
     )
 
 
+def fault_at(message: str, fix: str, *below: str | int) -> PydanticCustomError:
+    """Return the same for what lies any number of steps below the value that is judged."""
+    context = {"message": message, "fix": fix, "key": None, "below": below}
+    return PydanticCustomError("fault", "{message}", context)
+
+
 def _place(problem: Problem) -> tuple[bool, int, str]:
     """Return what problems are sorted by: the line, and those without one last."""
     return (problem.line is None, problem.line or 0, problem.path)

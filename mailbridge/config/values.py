@@ -76,6 +76,12 @@ Retention = Annotated[
     BeforeValidator(_duration(timedelta(hours=1), timedelta(days=36500))),
     _DURATION_SCHEMA,
 ]
+#: how old a mail may be, or how long another counts as its duplicate
+Span = Annotated[
+    timedelta,
+    BeforeValidator(_duration(timedelta(seconds=1), timedelta(days=30))),
+    _DURATION_SCHEMA,
+]
 
 
 def _size(value: Any) -> int:

@@ -2,8 +2,8 @@
 
 ::
 
-    router = compile_routes([RouteSpec(name="alarm", webhooks=("divera",)), …])   # once per config
-    ruling = router.rule(parse(raw), received_at=…, now=…)                        # once per mail
+    router = Router([compile_route(RouteSpec(name="alarm", webhooks=("divera",))), …])  # once
+    ruling = router.rule(parse(raw), received_at=…, now=…)                    # for each mail
 
 Everything here is judged when the configuration is read: what cannot be compiled raises
 ``RouteFault``, which names the place below the route. Nothing raises when a mail is routed.
@@ -11,7 +11,7 @@ Everything here is judged when the configuration is read: what cannot be compile
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
@@ -98,16 +98,12 @@ class Extractor(Protocol):
         ...
 
 
-#: raises ``RouteFault`` with ``at`` below ``extract``: ``("keyword", "regex")``
-CompileExtract = Callable[[Mapping[str, FieldSpec]], Extractor]
-
-
 # -- routes -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddressPattern:
-    """A glob over a whole address (``*@ils.example``), or a regex that is searched in it."""
+    """A glob (``*@ils.example``) or a regex; either has to fit the whole address, case aside."""
 
     glob: str = ""
     regex: str = ""

@@ -12,13 +12,12 @@ from mailbridge.model import Ruling, Step
 from mailbridge.parse.parsed import ParsedMessage
 from mailbridge.route import require
 from mailbridge.route.base import (
-    CompileExtract,
     Extractor,
-    FieldSpec,
     Otherwise,
     RouteFault,
     RouteSpec,
 )
+from mailbridge.route.extract import compile_extract
 from mailbridge.route.match import Match, Sight, compile_match
 
 #: what is said of a mail in whose routing we have failed
@@ -43,7 +42,7 @@ class Route:
     extractor: Extractor
 
 
-def compile_route(spec: RouteSpec, compile_extract: CompileExtract) -> Route:
+def compile_route(spec: RouteSpec) -> Route:
     """Return the compiled route; raises ``RouteFault`` with ``at`` below the route."""
     try:
         match = compile_match(spec.match)
@@ -150,9 +149,3 @@ def _why(spec: RouteSpec) -> str:
         if wanted
     ]
     return ", ".join(["matches", *met])
-
-
-def no_extract(fields: Mapping[str, FieldSpec]) -> Extractor:
-    """Compile fields of which nothing is extracted."""
-    del fields
-    return _Nothing()

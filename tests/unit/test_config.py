@@ -379,6 +379,7 @@ def test_every_key_is_documented() -> None:
         "http": leaves(schema, schema["$defs"]["Http"], ""),
         "apps.NAME": leaves(schema, schema["$defs"]["App"], ""),
         "mailboxes.NAME": leaves(schema, schema["$defs"]["Mailbox"], ""),
+        "routes.NAME": leaves(schema, schema["$defs"]["Route"], ""),
         "webhooks.NAME": leaves(schema, schema["$defs"]["Webhook"], ""),
     }
     text = (EXAMPLE.parent / "docs" / "config.md").read_text(encoding="utf-8")

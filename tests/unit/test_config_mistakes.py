@@ -131,7 +131,8 @@ MISTAKES = [
         "to the left margin",
     ),
     # later versions
-    m("http:\n", "routes: {}\nhttp:\n", "routes", "not in this version yet", "until you update"),
+    m("http:\n", "relay: {}\nhttp:\n", "relay", "not in this version yet", "until you update"),
+    m("http:\n", "routes: [a]\nhttp:\n", "routes", "not a map", "routes: {alarm: "),
     m("http:\n", "relay: {}\nhttp:\n", "relay", "not in this version yet", "until you update"),
     m("listen: off", "listen: on", "http.listen", "a host and a port", "127.0.0.1:8025"),
     m("listen: off", "listen: 8025", "http.listen", "a host and a port", "HOST:PORT"),
@@ -181,7 +182,7 @@ MISTAKES = [
     m("listen: off", "public_url: mail.example", "http.public_url", "not a web", "https://"),
     m("listen: off", "public_url: http://mail.example", "http.public_url", "unencrypted", "https"),
     m("listen: off", "public_url: https://a.example?x=1", "http.public_url", "neither", "https"),
-    m("sign_in: application", "routes: [a]", "mailboxes.alarm.routes", "not in this", "until"),
+    m("sign_in: application", "routes: []", "mailboxes.alarm.routes", "empty", "remove the line"),
     m(
         "protocol: imap",
         "protocol: pop3\n      folders: [INBOX, Archive]",
