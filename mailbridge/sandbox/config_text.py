@@ -58,6 +58,7 @@ def config_for(  # noqa: PLR0913 - what a user may want different, each with a d
     after: str = "keep",
     pop3: Collection[str] = (),
     push: bool | None = None,
+    send: Collection[str] = (),
 ) -> str:
     """Return the YAML of a configuration with every app and every mailbox they may open.
 
@@ -67,7 +68,7 @@ def config_for(  # noqa: PLR0913 - what a user may want different, each with a d
     are the mailboxes' ``fetch`` keys, written as they stand. Mailboxes whose addresses are in
     ``pop3`` are fetched by POP3 (``ValueError`` when there is none of that name), which can only
     keep or delete: there another ``after`` is written as keep. The others say ``push`` when it is
-    given.
+    given. Those in ``send`` also send.
     """
     state_dir = state_dir.resolve()
     state_dir.mkdir(parents=True, exist_ok=True)
@@ -78,13 +79,16 @@ def config_for(  # noqa: PLR0913 - what a user may want different, each with a d
     lines += ["", "apps:"]
     for app in tenant.directory.apps.values():
         lines += _app(tenant, app, keys[app.client_id], ca, state_dir)
-    by_pop3 = _known(tenant, pop3)
+    by_pop3, senders = _known(tenant, pop3), _known(tenant, send)
 
     def fetch(box: Mailbox) -> list[str]:
         times = [f"      every: {every}", f"      start: {start}"]
         if box.address.lower() in by_pop3:
-            return _pop3(tenant, ca, times, after=after)
-        return _imap(tenant, ca, times, after=after, push=push)
+            watched = _pop3(tenant, ca, times, after=after)
+        else:
+            watched = _imap(tenant, ca, times, after=after, push=push)
+        sends = [] if box.address.lower() not in senders else _send(tenant, ca)
+        return [*watched, *sends]
 
     lines += ["", "mailboxes:", *_mailboxes(tenant, keys, fetch)]
     secret = _secret_file(state_dir, f"{webhook}.whsec", signing_secret or new_signing_secret())
@@ -174,3 +178,8 @@ def _pop3(tenant: Tenant, ca: Path, times: list[str], *, after: str) -> list[str
         f"      after: {after if after in {'keep', 'delete'} else 'keep'}",
         _server(tenant.pop3.port, ca),
     ]
+
+
+def _send(tenant: Tenant, ca: Path) -> list[str]:
+    server = f"{{host: localhost, port: {tenant.smtp.port}, tls: starttls, ca: {_text(ca)}}}"
+    return ["    send:", f"      server: {server}"]

@@ -61,6 +61,7 @@ class Exchange:
         self._now = now
         self.mailboxes: dict[str, Mailbox] = {}
         self._permissions: set[tuple[str, str]] = set()
+        self._send_as: set[tuple[str, str]] = set()
         # Like a real server after a restore: no UIDVALIDITY of an earlier run comes again, so
         # that a daemon which kept its state does not take new mail for known mail.
         self._uidvalidity = int(now().timestamp())
@@ -83,6 +84,17 @@ class Exchange:
     def granted(self, principal: Principal, address: str) -> bool:
         """Tell whether the app or user was given the mailbox."""
         return (principal.object_id, address.lower()) in self._permissions
+
+    def allow_send_as(self, principal: Principal, address: str) -> None:
+        """Let an app or a user send as this address, as ``Add-RecipientPermission`` does."""
+        self._send_as.add((principal.object_id, address.lower()))
+
+    def may_send_as(self, signed_in: SignIn | None, address: str) -> bool:
+        """Tell whether who has signed in may send as the address: the mailbox's own, or given."""
+        if signed_in is None:
+            return False
+        own = signed_in.address.lower() == address.lower()
+        return own or (signed_in.principal, address.lower()) in self._send_as
 
     def sign_in(self, credential: bytes, *, role: str) -> SignIn | None:
         """Judge a base64 XOAUTH2 credential; ``None`` when the token is refused.

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mailbridge.sandbox.smtp_replies import REPLIES, TEXTS
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
@@ -195,6 +197,46 @@ CATALOGUE: Final[Mapping[str, Kind]] = {
     # the end of a POP3 session
     "pop3.quit_dropped": _kind("cut before QUIT is obeyed: nothing is deleted"),
     "pop3.quit_answer_lost": _kind("QUIT is obeyed, and cut before its answer"),
+    # connecting to SMTP
+    "smtp.refuse": _kind("the connection is closed before the greeting"),
+    "smtp.no_greeting": _kind("the server accepts and stays silent", seconds=None),
+    "smtp.greeting": _kind(
+        "this instead of the greeting, then the end", text="421 4.3.2 Service not available"
+    ),
+    "smtp.no_capability": _kind(
+        "one capability is not listed: STARTTLS, as where somebody on the way removes it",
+        capability="STARTTLS",
+    ),
+    "smtp.starttls_refused": _kind("454 4.7.0 to STARTTLS"),
+    "smtp.starttls_injection": _kind(
+        "bytes in the clear right behind the 220 of STARTTLS",
+        text="250-injected\r\n250 AUTH XOAUTH2\r\n",
+    ),
+    # any command of SMTP; "." is the end of a mail
+    "smtp.reply": _kind(
+        "this answers the command (of RCPT, the next one only with times=1)",
+        text="451 4.3.2 System not accepting network messages",
+        hang_up=False,
+    ),
+    "smtp.hang": _kind("the command is read and not answered", seconds=None),
+    "smtp.slow": _kind("answers trickle", bytes_per_second=20_000),
+    "smtp.drop_on_command": _kind("the connection is closed; reset sends RST", reset=False),
+    # the mail itself
+    "smtp.drop_in_data": _kind("cut after so many bytes of a mail", after=10),
+    "smtp.refuse_in_data": _kind(
+        "refused and cut after so many bytes of a mail",
+        after=10,
+        text="552 5.3.4 Message size exceeds fixed maximum message size",
+    ),
+    "smtp.drop_after_dot": _kind("the mail has come, is not taken, and the connection is cut"),
+    "smtp.answer_lost": _kind("the mail is taken, and the connection cut before the 250"),
+    "smtp.slow_answer": _kind("the answer to the mail comes so many seconds later", seconds=1.0),
+    "smtp.lenient_ends": _kind("bare CR and LF end lines too, and so the mail"),
+    # refusals by name; the text is Exchange Online's
+    **{
+        name: _kind(f"refuses {'the mail' if REPLIES[name] == '.' else REPLIES[name]}", text=text)
+        for name, text in TEXTS.items()
+    },
 }
 
 #: what is so as long as it is armed, instead of striking so many times
@@ -212,5 +254,7 @@ STATES: Final = frozenset(
         "pop3.new_front_end",
         "pop3.no_uidl",
         "pop3.pipelining",
+        "smtp.lenient_ends",
+        "smtp.no_capability",
     }
 )

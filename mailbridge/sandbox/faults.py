@@ -10,7 +10,7 @@
 
 ``times=None`` lasts until it is cleared. Of several that fit, the first one added strikes.
 Those in ``STATES`` last, rather than strike: ``times`` and ``fired`` say nothing there.
-Every fault takes ``mailbox`` (imap, pop3) or ``client_id`` (token); IMAP and POP3 faults also take
+Every fault takes ``mailbox`` (imap, pop3, smtp) or ``client_id`` (token); those of mail also take
 the options ``command`` (``"FETCH"`` fits ``UID FETCH`` too) and ``folder`` to narrow them down.
 """
 

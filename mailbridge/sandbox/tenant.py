@@ -9,7 +9,7 @@
         uid = box.deliver(raw)
         tenant.faults.add("imap.throttled", times=1)
         ...  # tenant.entra.authority, tenant.imap.port, tenant.pop3.port, tenant.pop3.stls_port,
-        ...  # tenant.ca_file, app.client_id, app.secret
+        ...  # tenant.smtp.port, tenant.ca_file, app.client_id, app.secret
         async with tenant.browser() as browser:  # people: see entra_walker
             ...
 """
@@ -41,6 +41,7 @@ from mailbridge.sandbox.faults import Faults
 from mailbridge.sandbox.imap_server import ImapServer
 from mailbridge.sandbox.mailstore import Mailbox
 from mailbridge.sandbox.pop3_server import Pop3Server
+from mailbridge.sandbox.smtp_server import SmtpServer
 from mailbridge.sandbox.tokens import SigningKey, TokenService
 
 
@@ -76,6 +77,7 @@ class Tenant:
         )
         self.imap = ImapServer(exchange=self.exchange, faults=self.faults, now=now)
         self.pop3 = Pop3Server(exchange=self.exchange, faults=self.faults)
+        self.smtp = SmtpServer(exchange=self.exchange, faults=self.faults, now=now)
 
     @classmethod
     @asynccontextmanager
@@ -91,6 +93,7 @@ class Tenant:
         imap_port: int = 0,
         pop3_port: int = 0,
         stls_port: int = 0,
+        smtp_port: int = 0,
     ) -> AsyncIterator[Tenant]:
         """Start a tenant on loopback; it is gone, with its files, when the block ends.
 
@@ -118,6 +121,8 @@ class Tenant:
             await tenant.imap.start(context, host=host, port=imap_port)
             stack.push_async_callback(tenant.pop3.stop)
             await tenant.pop3.start(context, host=host, port=pop3_port, stls_port=stls_port)
+            stack.push_async_callback(tenant.smtp.stop)
+            await tenant.smtp.start(context, host=host, port=smtp_port)
             yield tenant
 
     def add_app(  # noqa: PLR0913 - the fields of an app registration
@@ -176,6 +181,11 @@ class Tenant:
         """Take the permission away; open sessions stay."""
         for box in mailboxes:
             self.exchange.revoke(principal, box.address)
+
+    def allow_send_as(self, principal: Principal, *addresses: str) -> None:
+        """Let an app or a user send as these addresses too (SendAs)."""
+        for address in addresses:
+            self.exchange.allow_send_as(principal, address)
 
     def write_token_key(self, path: Path) -> str:
         """Write the public half of the token key as PEM and return its ``kid``.

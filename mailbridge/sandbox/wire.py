@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import ssl
 import struct
@@ -70,6 +71,27 @@ class Wire:
         if dropped or len(line) > limit:
             raise LineTooLong(dropped or line[:HEAD])
         return line
+
+    async def through(self, end: bytes | re.Pattern[bytes], limit: int) -> bytes:
+        """Return the next bytes up to ``end`` and with it, as they came; ``end`` has few bytes.
+
+        What has more than ``limit`` bytes is read up to its end and dropped: ``LineTooLong``.
+        """
+        pattern = re.compile(re.escape(end)) if isinstance(end, bytes) else end
+        searched, dropped = 0, b""
+        while (match := pattern.search(self._buffer, searched)) is None:
+            if len(self._buffer) > limit:
+                dropped = dropped or bytes(self._buffer[:HEAD])
+                del self._buffer[:-HEAD]
+            searched = max(0, len(self._buffer) - HEAD)
+            await self._fill()
+        stop = match.end()
+        del match  # while it lives, the buffer cannot be cut
+        found = bytes(self._buffer[:stop])
+        del self._buffer[:stop]
+        if dropped or len(found) > limit:
+            raise LineTooLong(dropped or found[:HEAD])
+        return found
 
     async def exactly(self, count: int) -> bytes:
         """Return the next ``count`` bytes."""
