@@ -193,7 +193,10 @@ _TOLD: Final[Mapping[str, tuple[str, str]]] = {
         ),
     ),
     **dict.fromkeys(
-        (f"AADSTS{n}" for n in (53003, 53000, 53001, 53002, 53011, 50097, 50131, 50005, 530032)),
+        (
+            f"AADSTS{n}"
+            for n in (53003, 53000, 53001, 53002, 53011, 50097, 50131, 50005, 530032, 530034)
+        ),
         _POLICY,
     ),
     **dict.fromkeys(

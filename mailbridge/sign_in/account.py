@@ -169,6 +169,9 @@ class Identity:
 
 
 def scopes_of(answer: Mapping[str, Any], asked: Collection[str]) -> tuple[str, ...]:
-    """Return what was granted: by RFC 6749, 5.1 an answer without it means what was asked."""
+    """Return what was granted: by RFC 6749, 5.1 an answer without it means what was asked.
+
+    One that says nothing in it has granted nothing.
+    """
     said = answer.get("scope")
-    return tuple(said.split()) if isinstance(said, str) and said.strip() else tuple(asked)
+    return tuple(said.split()) if isinstance(said, str) else tuple(asked)
