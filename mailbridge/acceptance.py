@@ -14,6 +14,7 @@ import structlog
 
 from mailbridge.health import FolderHealth
 from mailbridge.model import Accepted, Batch, Fingerprint, Gap, MessageRef, Notice, derived_id
+from mailbridge.routing import Routing, counted
 from mailbridge.sources.base import Session
 from mailbridge.store.base import IntakeStore
 
@@ -41,6 +42,7 @@ class Acceptance:
         health: FolderHealth,
         on_accepted: Callable[[], None],
         now: Callable[[], datetime],
+        routing: Routing | None = None,
     ) -> None:
         self.mailbox = mailbox
         self.folder = folder
@@ -52,6 +54,7 @@ class Acceptance:
         self._settles = settles
         self._on_accepted = on_accepted
         self._now = now
+        self._routing = routing
 
     async def fingerprints(self, uidvalidity: int) -> Sequence[Fingerprint]:
         """See ``Memory``."""
@@ -74,9 +77,10 @@ class Acceptance:
             # Before the commit that forgets the gap: its id is derived, so a repeat is harmless.
             notices = [_vanished(ref, self._address, self._now()) for ref in batch.vanished]
             await self._store.notify(notices, self._listeners)
-        accepted = await self._store.accept(
-            replace(batch, sinks=self._sinks), address=self._address, settles=self._settles
-        )
+        batch = replace(batch, sinks=self._sinks)
+        if self._routing is not None:
+            batch = await self._routing.ruled(batch)
+        accepted = await self._store.accept(batch, address=self._address, settles=self._settles)
         self.health.progress(self._now(), accepted.new)
         for gap in batch.gaps:
             self._say_gap(gap)
@@ -90,6 +94,7 @@ class Acceptance:
                 new=accepted.new,
                 known=accepted.known,
                 uid=batch.checkpoint.uid,
+                **({"routes": counted(batch.rulings)} if batch.rulings else {}),
             )
         if accepted.new or batch.vanished:
             self._on_accepted()

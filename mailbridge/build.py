@@ -18,6 +18,8 @@ from mailbridge.health import FolderHealth, Health, SinkHealth
 from mailbridge.intake import Intake
 from mailbridge.retry import POLICIES
 from mailbridge.room import MailboxSlots, Room
+from mailbridge.route.decide import Router
+from mailbridge.routing import Routing
 from mailbridge.sign_in.base import SignIn
 from mailbridge.sign_ins import SignIns
 from mailbridge.sinks.webhook import WebhookSink
@@ -140,13 +142,51 @@ class Builder:
             every=None if fetch.cron else fetch.every.total_seconds(),
             slots=self._slots_of(name, mailbox),
             sweeps=self._sweeps,
+            routing=self.routing_of(name),
         )
+
+    def routing_of(self, name: str) -> Routing:
+        """Return where the mails of a mailbox go."""
+        return build_routing(self._config, name, run=self._run, listeners_for=self.listeners_for)
 
     def _slots_of(self, name: str, mailbox: Mailbox) -> MailboxSlots:
         """Return the connections that the folders of a mailbox share."""
         if name not in self._slots:
             self._slots[name] = MailboxSlots(len(mailbox.fetch.folders), rng=self._rng)
         return self._slots[name]
+
+
+#: the events that the store finds out while it accepts mails
+FOUND_OUT: Final = ("delivery.held", "format.drift")
+
+
+def build_routing(
+    config: Config,
+    name: str,
+    *,
+    run: Callable[..., Any],
+    listeners_for: Callable[[str, str], Sequence[str]],
+) -> Routing:
+    """Return the routing of a mailbox; ``ConfigError`` has judged its routes before."""
+    fallbacks: dict[str, float] = {}
+    for hook, section in config.webhooks.items():
+        fallback = getattr(section, "fallback", None)
+        if fallback is not None:
+            fallbacks[hook] = fallback.after.total_seconds()
+    return Routing(
+        router=build_router(config, config.mailboxes[name].routes),
+        fallbacks=fallbacks,
+        listeners={kind: tuple(listeners_for(name, kind)) for kind in FOUND_OUT},
+        run=run,
+        now=utc_now,
+    )
+
+
+def build_router(config: Config, names: Sequence[str] | None) -> Router | None:
+    """Return the compiled routes of these names in this order, ``None`` where there are none."""
+    if names is None:
+        return None
+    return Router([config.routes[name].compile(name) for name in names])
 
 
 def build_sink(name: str, webhook: Webhook) -> WebhookSink:

@@ -25,6 +25,7 @@ from mailbridge.errors import Throttled
 from mailbridge.health import FolderHealth
 from mailbridge.model import Accepted, Batch, Checkpoint, Gap
 from mailbridge.room import MailboxSlots
+from mailbridge.routing import Routing
 from mailbridge.sources.base import Known, Session, Source
 from mailbridge.store.base import IntakeStore
 from mailbridge.sweep import BACK, LookBack, Sweeps
@@ -86,6 +87,7 @@ class Intake:
         every: float | None = None,
         slots: MailboxSlots | None = None,
         sweeps: Sweeps | None = None,
+        routing: Routing | None = None,
     ) -> None:
         self.mailbox = source.mailbox
         self.folder = source.folder
@@ -103,6 +105,7 @@ class Intake:
             health=health,
             on_accepted=on_accepted,
             now=now,
+            routing=routing,
         )
         self._keeps_session = keeps_session
         #: places for batches that are fetched while another is committed, over all folders
