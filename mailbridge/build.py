@@ -13,7 +13,7 @@ from typing import Any, Final
 from mailbridge import __version__
 from mailbridge.config import Config, Mailbox, Webhook
 from mailbridge.dispatch import Dispatcher
-from mailbridge.formats.native import NativeFormat
+from mailbridge.forms import build_format, hidden
 from mailbridge.health import FolderHealth, Health, SinkHealth
 from mailbridge.intake import Intake
 from mailbridge.retry import POLICIES
@@ -192,12 +192,10 @@ def build_router(config: Config, names: Sequence[str] | None) -> Router | None:
 def build_sink(name: str, webhook: Webhook) -> WebhookSink:
     """Return the sink of a webhook; open it before use."""
     tls = webhook.tls
-    body = NativeFormat(
-        attachments_mode=webhook.attachments.mode, attachments_max=webhook.attachments.max
-    )
+    form = build_format(name, webhook)
     return WebhookSink(
         name=name,
-        url=webhook.url.reveal(),
+        url=webhook.request_url,
         secrets=[secret.reveal() for secret in webhook.signing_secrets],
         headers={key: value.reveal() for key, value in webhook.headers.items()},
         concurrency=webhook.concurrency,
@@ -205,8 +203,9 @@ def build_sink(name: str, webhook: Webhook) -> WebhookSink:
         ca=str(tls.ca) if tls.ca else None,
         client_certificate=str(tls.client_certificate) if tls.client_certificate else None,
         client_key=str(tls.client_key) if tls.client_key else None,
-        body=body.body,
-        content_type=body.content_type,
+        body=lambda delivery: form.render(delivery)[0],
+        content_type=form.content_type,
+        hidden=hidden(webhook),
         profile=webhook.profile,
         now=utc_now,
         version=__version__,

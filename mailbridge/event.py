@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from mailbridge import __version__
+from mailbridge.event_size import EVENT_BYTES, fit, inline_bytes
 from mailbridge.model import StoredMail
 from mailbridge.parse import Address, Attachment, Body, ParsedMessage
 from mailbridge.trust import judge
@@ -73,16 +74,19 @@ def mail_event(
 
     ``route`` brought it here, ``fields`` is what that one extracted (plain JSON).
     """
-    return _dumped(
-        {
-            "type": MAIL_TYPE,
-            "timestamp": stamp(mail.accepted_at),
-            "schema": SCHEMA,
-            "data": mail_data(
-                mail, message, settings or EventSettings(), route=route, fields=fields
-            ),
-        }
-    )
+    data = mail_data(mail, message, settings or EventSettings(), route=route, fields=fields)
+    event = {
+        "type": MAIL_TYPE,
+        "timestamp": stamp(mail.accepted_at),
+        "schema": SCHEMA,
+        "data": data,
+    }
+    body = _dumped(event)
+    if len(body) > EVENT_BYTES:
+        room = EVENT_BYTES + inline_bytes(data)
+        fit(data, lambda: len(_dumped(event)), room)
+        body = _dumped(event)
+    return body
 
 
 def mail_data(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -123,20 +124,32 @@ def parse(
 ) -> None:
     """Print exactly the body that a webhook would get for this mail; touches nothing.
 
-    Works without a configuration too, unless --webhook is given.
+    Works without a configuration too, unless --webhook is given. Exit code 1 when the webhook's
+    template fails on this mail: that one would wait.
     """
-    from mailbridge.formats.native import NativeFormat
-
     raw = _read(file)
     config = _config_for(ctx, mailbox, webhook)
     address = config.mailboxes[mailbox].address if config is not None and mailbox else ""
-    form = NativeFormat()
-    if config is not None and webhook is not None:
-        attachments = config.webhooks[webhook].attachments
-        form = NativeFormat(attachments_mode=attachments.mode, attachments_max=attachments.max)
-    body = form.body(_delivery(raw, mailbox or "mailbox", address, webhook or "webhook"))
+    delivery = _delivery(raw, mailbox or "mailbox", address, webhook or "webhook")
+    body = _body(config, webhook, delivery)
     sys.stdout.buffer.write(body + (b"\n" if sys.stdout.isatty() else b""))
     sys.stdout.buffer.flush()
+
+
+def _body(config: Config | None, webhook: str | None, delivery: Delivery) -> bytes:
+    """Return the body; a secret that it holds is struck out, for this is shown to people."""
+    if config is None or webhook is None:
+        from mailbridge.formats.native import NativeFormat
+
+        return NativeFormat().body(delivery)
+    from mailbridge.forms import build_format, hidden
+
+    section = config.webhooks[webhook]
+    body, _ = build_format(webhook, section).render(delivery)
+    for secret in hidden(section):
+        body = body.replace(json.dumps(secret, ensure_ascii=False).encode()[1:-1], b"***")
+        tell(f"{webhook}: the key in this body is shown as ***")
+    return body
 
 
 def _read(file: Path) -> bytes:

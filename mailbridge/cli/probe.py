@@ -128,14 +128,23 @@ def webhook(
 ) -> None:
     """Send a signed test.ping (or a mail) to a webhook and show the answer.
 
-    Exit code 1 unless it answers 2xx. Nothing is stored and nothing is repeated.
+    Exit code 1 unless it takes it. Nothing is stored and nothing is repeated. A webhook that takes
+    mails alone, as alarm servers do, is sent nothing but a mail that you name: DIVERA and FE2
+    raise a real alarm for it.
     """
     from mailbridge.cli.main import load_config
+    from mailbridge.config.formats import MAILS_ONLY
 
     config = load_config(ctx)
     if name not in config.webhooks:
         raise MailbridgeError(
             f"there is no webhook {name!r}", fix=f"one of: {', '.join(config.webhooks)}"
+        )
+    if eml is None and config.webhooks[name].format in MAILS_ONLY:
+        raise MailbridgeError(
+            f"webhook {name} takes mails and no test.ping",
+            code="webhook.mails_only",
+            fix="give it one with --eml FILE; an alarm server raises a real alarm for it",
         )
     raw = _read(eml) if eml else None
     outcome, seconds = run_async(_send(config, name, raw))

@@ -9,6 +9,7 @@ from mailbridge import client_certificate
 from mailbridge.client_certificate import CertificateFault
 from mailbridge.config.clouds import CLOUDS, clash
 from mailbridge.config.credentials import Certificate, Credential
+from mailbridge.config.formats import MAILS_ONLY
 from mailbridge.config.mailboxes import Mailbox
 from mailbridge.config.models import App
 from mailbridge.config.problems import Map, Path, Problems, did_you_mean, shown
@@ -209,6 +210,53 @@ def check_webhooks(webhooks: Mapping[str, Webhook], problems: Problems) -> None:
         if isinstance(written, str) and holds_key(written):
             fix = "write `url: {env: NAME}` with the whole URL as the variable's value."
             problems.warn((*path, "url"), "the URL seems to hold a key", fix)
+        _check_delivery(path, webhooks[name], problems)
+    _check_fallbacks(webhooks, problems)
     if webhooks and not any("mail.received" in hook.events for hook in webhooks.values()):
         fix = "add mail.received to the events of one."
         problems.warn(("webhooks",), "no webhook receives mail.received", fix)
+
+
+def _check_delivery(path: Path, hook: Webhook, problems: Problems) -> None:
+    written = hook.model_fields_set
+    if hook.order == "strict" and "concurrency" in written and hook.concurrency > 1:
+        message = "`order: strict` sends the mails of a mailbox one after the other"
+        fix = "remove `concurrency`: it counts between mailboxes only."
+        problems.warn((*path, "concurrency"), message, fix)
+    if "attachments" in written and hook.format in MAILS_ONLY:
+        whole = hook.format == "raw"
+        message = f"the format {hook.format} sends " + ("the whole mail" if whole else "none")
+        problems.warn((*path, "attachments"), message, "remove it: it changes nothing.")
+
+
+def _check_fallbacks(webhooks: Mapping[str, Webhook], problems: Problems) -> None:
+    """Find fallbacks that lead nowhere, or in a circle: somebody has to have it in the end."""
+    written = problems.document.get("webhooks")
+    for name, hook in webhooks.items():
+        if hook.fallback is None:
+            continue
+        path = ("webhooks", name, "fallback", "webhook")
+        other = hook.fallback.webhook
+        if other not in written:
+            guess = did_you_mean(other, [each for each in written if shown(each) == each])
+            fix = f"did you mean `{guess}`? " if guess else ""
+            listing = ", ".join(map(shown, written))
+            problems.add(
+                path, "no webhook has this name", f"{fix}Under webhooks stands: {listing}."
+            )
+        elif other == name:
+            problems.add(path, "this is the webhook itself", "name another one.")
+        elif name in (way := _way(webhooks, other)):
+            circle = " -> ".join(map(shown, [name, *way[: way.index(name) + 1]]))
+            problems.add(path, f"these fallbacks go in a circle: {circle}", "end it somewhere.")
+
+
+def _way(webhooks: Mapping[str, Webhook], start: str) -> list[str]:
+    """Return the webhooks that a delivery falls back to, from ``start`` on, each of them once."""
+    way: list[str] = []
+    name: str | None = start
+    while name is not None and name not in way:
+        way.append(name)
+        hook = webhooks.get(name)
+        name = hook.fallback.webhook if hook is not None and hook.fallback is not None else None
+    return [*way, name] if name is not None else way

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import parse_qs, quote, urlsplit
 
 from pydantic import (
     BeforeValidator,
@@ -16,7 +17,20 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from mailbridge import alarm
 from mailbridge.config import urls
+from mailbridge.config.formats import (
+    JSON,
+    MAILS_ONLY,
+    SECTIONS,
+    Alamos,
+    Divera,
+    Fallback,
+    FormatName,
+    MediaType,
+    check_known,
+    template_fault,
+)
 from mailbridge.config.problems import fault
 from mailbridge.config.proxies import ProxySetting
 from mailbridge.config.secrets import Secret, SigningSecret, reference_schema, resolve
@@ -114,14 +128,25 @@ def _header(name: str, given: Any, info: ValidationInfo) -> Secret:
     return Secret(given)
 
 
+def _template(value: Any) -> str:
+    if not isinstance(value, str):
+        raise fault("this is not a template", "write text, in quotes or below `|`.")
+    wrong = template_fault(value)
+    if wrong is not None:
+        raise fault(*wrong)
+    return value
+
+
 class Webhook(Section):
     """One destination."""
 
-    coming: ClassVar[frozenset[str]] = frozenset({"fallback", "template"})
-    format: Annotated[
-        Literal["mailbridge"],
-        later("divera", "alamos-fe2", "raw", "template", "cloudevents", what="format"),
-    ] = Field("mailbridge", description="the form of the body")
+    format: FormatName = Field("mailbridge", description="the form of the body")
+    template: Annotated[str | None, BeforeValidator(_template)] = Field(
+        None, description="with `format: template`: Jinja2, sandboxed (docs/formats/template.md)"
+    )
+    template_content_type: MediaType = Field(JSON, description="what the template gives")
+    divera: Divera = Field(default_factory=Divera, description="with `format: divera`")
+    alamos: Alamos | None = Field(None, description="with `format: alamos-fe2`")
     url: Annotated[
         Secret,
         BeforeValidator(lambda value: Secret(value) if isinstance(value, str) else value),
@@ -149,8 +174,13 @@ class Webhook(Section):
         description="extra headers; names like Authorization or X-Api-Key take references only",
     )
     attachments: Attachments = Field(default_factory=Attachments, description="what is sent")
-    order: Annotated[Literal["none"], later("strict", what="order")] = Field(
-        "none", description="none: no delivery waits for another"
+    fallback: Fallback | None = Field(
+        None, description="another webhook for what this one has not taken in time"
+    )
+    order: Literal["none", "strict"] = Field(
+        "none",
+        description="strict: a mailbox's mails one after the other, as they came; "
+        "none: no delivery waits for another",
     )
     concurrency: Annotated[int, whole(1, 256)] = Field(
         8,
@@ -166,8 +196,21 @@ class Webhook(Section):
         None, description="the way to it; off: none, whatever the environment says"
     )
     events: tuple[EventType, ...] = Field(
-        EVENTS, description="the events that this webhook receives; default: all", min_length=1
+        EVENTS,
+        description="the events that this webhook receives; default: all, or mail.received for "
+        "formats that have words for mails only, and for templates",
+        min_length=1,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, data: Any) -> Any:
+        """Give no event but mails to a format that was not made for more."""
+        if not isinstance(data, dict) or "events" in data:
+            return data
+        if data.get("format") in {*MAILS_ONLY, "template"}:
+            return {**data, "events": ["mail.received"]}
+        return data
 
     @model_validator(mode="after")
     def _fits(self) -> Webhook:
@@ -175,7 +218,54 @@ class Webhook(Section):
         if error is not None:
             context = error.context or {}
             raise fault(context["message"], context["fix"], key="url")
+        self._fits_its_format()
         return self
+
+    def _fits_its_format(self) -> None:
+        for key, name in SECTIONS.items():
+            if key in self.model_fields_set and self.format != name:
+                raise fault(f"this is for `format: {name}`", "remove it, or change it.", key=key)
+        others = [event for event in self.events if event != "mail.received"]
+        if self.format in MAILS_ONLY and others:
+            raise fault(
+                f"the format {self.format} sends mails and nothing else",
+                "write `events: [mail.received]`, or remove it; give other events to a webhook "
+                "of another format.",
+                key="events",
+            )
+        if self.format == "template" and self.template is None:
+            raise fault("the template is missing", "add `template: '…'`.", key="format")
+        if self.format == "alamos-fe2":
+            if self.alamos is None:
+                fix = "add `alamos: {authorization: {env: NAME}}`."
+                raise fault("FE2 wants a valid sender", fix, key="format")
+            check_known(self.alamos.alarm, alarm.ALAMOS, "alamos")
+        if self.format == "divera":
+            self._fits_divera()
+
+    def _fits_divera(self) -> None:
+        parts = urlsplit(self.url.reveal())
+        in_url = "accesskey" in parse_qs(parts.query)
+        literal = not self.url.place
+        if in_url and literal:
+            fix = "write `url: {env: NAME}` with the whole URL, or `divera: {access_key: {env: …}}`"
+            raise fault("the access key stands in the file", f"{fix}; renew the key.", key="url")
+        if in_url and self.divera.access_key is not None:
+            fix = "remove one of them."
+            raise fault("the URL has an access key already", fix, key="divera", inner="access_key")
+        if not in_url and self.divera.access_key is None:
+            fix = "add `divera: {access_key: {env: NAME}}`."
+            raise fault("DIVERA wants its access key", fix, key="format")
+        check_known(self.divera.alarm, alarm.divera(parts.path), "divera")
+
+    @property
+    def request_url(self) -> str:
+        """The URL that is called. It may hold a key: show ``origin``."""
+        url = self.url.reveal()
+        if self.divera.access_key is None:
+            return url
+        joint = "&" if urlsplit(url).query else "?"
+        return f"{url}{joint}accesskey={quote(self.divera.access_key.reveal(), safe='')}"
 
     @property
     def origin(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from mailbridge.event import (
     INLINE_BYTES,
@@ -16,6 +16,8 @@ from mailbridge.event import (
 from mailbridge.model import Delivery
 from mailbridge.parse import ParsedMessage, parse
 
+JSON: Final = "application/json; charset=utf-8"
+
 
 class NativeFormat:
     """Renders a claimed delivery. Pure: the same delivery gives the same bytes, every time.
@@ -25,7 +27,7 @@ class NativeFormat:
     learns of it and can ask for the raw message.
     """
 
-    content_type = "application/json; charset=utf-8"
+    content_type = JSON
 
     def __init__(
         self,
@@ -40,8 +42,16 @@ class NativeFormat:
             stale_after=stale_after,
         )
 
-    def body(self, delivery: Delivery) -> bytes:
+    def render(self, delivery: Delivery) -> tuple[bytes, str]:
         """Return the exact bytes to sign and send; ``ValueError`` for a delivery of nothing."""
+        return self.body(delivery), self.content_type
+
+    def judge(self, status: int, body: bytes) -> None:
+        """Leave it to the status: whoever answers 2xx has taken it."""
+        del status, body
+
+    def body(self, delivery: Delivery) -> bytes:
+        """Return the event as JSON."""
         if delivery.mail is None:
             if delivery.body is None:
                 msg = f"delivery {delivery.id} has neither a mail nor a body"

@@ -199,9 +199,15 @@ MISTAKES = [
         "keep or delete",
         at="      after: seen",
     ),
-    m("format: mailbridge", "format: divera", "webhooks.erp.format", "not in this version", "use"),
-    m("format: mailbridge", "order: strict", "webhooks.erp.order", "not in this version", "use"),
-    m("format: mailbridge", "fallback: {}", "webhooks.erp.fallback", "not in this", "until"),
+    m("format: mailbridge", "format: divera", "webhooks.erp.format", "access key", "access_key"),
+    m("format: mailbridge", "order: loose", "webhooks.erp.order", "none of the words", "strict"),
+    m(
+        "format: mailbridge",
+        "fallback: {webhook: sms}",
+        "webhooks.erp.fallback.after",
+        "missing",
+        "after",
+    ),
     m("mode: meta", "mode: link", "webhooks.erp.attachments.mode", "not in this version", "use"),
     # proxies
     m(
