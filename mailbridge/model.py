@@ -272,6 +272,8 @@ class Delivery:
     expires_at: datetime | None = None
     #: what becomes of it then
     otherwise: Literal["deliver", "hold", "drop"] = "deliver"
+    #: the sink that it stands in for, since that one had not taken it in time
+    fallback_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,18 +354,46 @@ class Dead:
     reason: str
 
 
-Decision = Done | Retry | Dead
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Decision: kept back by a rule until a person releases it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """Decision: a rule says that it is not to be delivered."""
+
+    reason: str
+
+
+Decision = Done | Retry | Dead | Held | Dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
-    """What one attempt came to, for the store: outcome, decision, and how it went."""
+    """What one attempt came to, for the store: outcome, decision, and how it went.
+
+    Without an ``outcome`` nothing was sent, and it counts as no attempt. ``listeners`` are the
+    sinks that are told of a dead letter, or of a delivery that is held.
+    """
 
     delivery: Delivery
-    outcome: Outcome
+    outcome: Outcome | None
     decision: Decision
     started_at: datetime
     seconds: float
+    listeners: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failing:
+    """A sink takes nothing: since when, after how many attempts in a row, and what it said."""
+
+    since: datetime
+    attempts: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

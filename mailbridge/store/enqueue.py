@@ -14,6 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from mailbridge.model import DeliveryState, Notice
+from mailbridge.store import order
 from mailbridge.store.dialect import insert
 from mailbridge.store.driver import Many
 from mailbridge.store.tables import deliveries, micros, sequences
@@ -30,7 +31,8 @@ _DELIVERIES: Final = Many(
     deliveries.insert(),
     *("message", "event_id", "type", "body", "sink", "mailbox", "state", "attempts", "rescues"),
     *("due_at", "first_due_at", "fence", "sequence", "replay", "created_at"),
-    *("last_reason", "route", "expires_at", "otherwise", "fall_back_at"),
+    *("last_reason", "route", "expires_at", "otherwise", "fall_back_at", "fallback_of"),
+    "ordered",
 )
 
 
@@ -53,6 +55,7 @@ class Event:
     expires_at: int | None = None
     otherwise: str | None = None
     fall_back_at: int | None = None
+    fallback_of: str | None = None
 
 
 def write_deliveries(
@@ -61,13 +64,13 @@ def write_deliveries(
     """Queue events for a sink, due at once, under the next sequence numbers."""
     if not events:
         return
-    first = next_sequence(connection, mailbox, sink, len(events))
+    first, ordered = next_sequence(connection, mailbox, sink, len(events))
     rows = []
     for sequence, one in enumerate(events, first):
         what = (one.message, one.id, one.type, one.body, sink, mailbox, one.state)
         when = (0, 0, now, now, 0, sequence, one.replay, one.created_at)
-        said = (one.reason, one.route, one.expires_at, one.otherwise, one.fall_back_at)
-        rows.append((*what, *when, *said))
+        said = (one.reason, one.route, one.expires_at, one.otherwise)
+        rows.append((*what, *when, *said, one.fall_back_at, one.fallback_of, ordered))
     _DELIVERIES.run(connection, rows)
 
 
@@ -77,15 +80,20 @@ def _next_sequence(dialect: str) -> Any:
     return statement.on_conflict_do_update(
         index_elements=["mailbox", "sink"],
         set_={"last": sequences.c.last + statement.excluded["last"]},
-    ).returning(sequences.c.last)
+    ).returning(sequences.c.last, order.kept_by(sequences.c.sink))
 
 
-def next_sequence(connection: sa.Connection, mailbox: str, sink: str, count: int) -> int:
-    """Take ``count`` sequence numbers of this mailbox and sink; returns the first."""
-    last: int = connection.execute(
+def next_sequence(
+    connection: sa.Connection, mailbox: str, sink: str, count: int
+) -> tuple[int, int | None]:
+    """Take ``count`` sequence numbers of this mailbox and sink.
+
+    Returns the first, and the value of ``ordered`` that goes with them.
+    """
+    last, ordered = connection.execute(
         _next_sequence(connection.dialect.name), {"mailbox": mailbox, "sink": sink, "last": count}
-    ).scalar_one()
-    return last - count + 1
+    ).one()
+    return last - count + 1, ordered
 
 
 def notify(

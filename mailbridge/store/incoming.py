@@ -54,6 +54,7 @@ _ROUTE: Final = deliveries.insert().from_select(
     [
         *("message", "event_id", "type", "sink", "mailbox", "state", "attempts", "rescues"),
         *("due_at", "first_due_at", "fence", "sequence", "replay", "created_at", "fall_back_at"),
+        "ordered",
     ],
     sa.select(
         messages.c.pk,
@@ -73,6 +74,7 @@ _ROUTE: Final = deliveries.insert().from_select(
         sa.literal(0),
         _NOW,
         sa.bindparam("fall_back_at", type_=sa.BigInteger),
+        sa.bindparam("ordered", type_=sa.SmallInteger),
     )
     .where(among(messages.c.pk))
     .order_by(messages.c.pk),
@@ -174,12 +176,9 @@ def _write_raw(connection: sa.Connection, new: dict[str, RawMessage]) -> dict[st
 
 def _route(connection: sa.Connection, new: list[int], batch: Batch, sink: str, now: int) -> None:
     """Queue new messages for a sink, in the order in which they were read."""
-    first = next_sequence(connection, batch.mailbox, sink, len(new))
-    fall_back_at = _fall_back_at(batch, sink, now)
-    connection.execute(
-        _ROUTE,
-        {"ids": new, "sink": sink, "first": first, "now": now, "fall_back_at": fall_back_at},
-    )
+    first, ordered = next_sequence(connection, batch.mailbox, sink, len(new))
+    place = {"ids": new, "sink": sink, "first": first, "now": now, "ordered": ordered}
+    connection.execute(_ROUTE, place | {"fall_back_at": _fall_back_at(batch, sink, now)})
 
 
 def _fall_back_at(batch: Batch, sink: str, now: int) -> int | None:

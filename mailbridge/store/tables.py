@@ -194,6 +194,8 @@ deliveries: Final = sa.Table(
     sa.Column("otherwise", sa.Text),
     # when another sink gets it too, unless this one has taken it; NULL when there is no other
     sa.Column("fall_back_at", sa.BigInteger),
+    # the sink for which it stands in, when it was made because that one had not taken it in time
+    sa.Column("fallback_of", sa.Text),
     # 1 while its sink keeps the order; only then it is in the index for that
     sa.Column("ordered", sa.SmallInteger),
 )

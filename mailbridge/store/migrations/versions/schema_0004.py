@@ -23,6 +23,7 @@ def upgrade() -> None:
     op.add_column("deliveries", sa.Column("expires_at", sa.BigInteger()))
     op.add_column("deliveries", sa.Column("otherwise", sa.Text()))
     op.add_column("deliveries", sa.Column("fall_back_at", sa.BigInteger()))
+    op.add_column("deliveries", sa.Column("fallback_of", sa.Text()))
     op.add_column("deliveries", sa.Column("ordered", sa.SmallInteger()))
     op.create_index(
         "deliveries_order",
