@@ -57,7 +57,10 @@ class Authentication(NamedTuple):
 
     ``aligned`` is the one to decide by: there is exactly one author, and DMARC passed for the
     author's domain, or a passed DKIM or SPF result names that domain or a parent of it, and
-    the composite authentication did not fail.
+    neither DMARC nor the composite authentication failed. What Exchange Online guesses
+    (``bestguesspass``, ``compauth=pass`` without any of these) proves nothing, and neither does
+    ``X-MS-Exchange-Organization-AuthAs``, which only Exchange's header firewall keeps strangers
+    from writing: mail within an organisation is authenticated by nobody.
     """
 
     source: str | None = None
@@ -135,8 +138,10 @@ def _believed(headers: Iterable[Header], own_hosts: tuple[str, ...]) -> str | No
             if field is not None:
                 return field
             sender = _FROM.match(raw)
-            if sender is not None and not _ours(sender[1], own_hosts):
-                # Here the mail entered; all that stands below was written by the sender.
+            outside = sender is not None and not _ours(sender[1], own_hosts)
+            if outside or ".protection." in by[1].lower():
+                # Here the mail entered, by whatever name its sender gave himself; all that stands
+                # below was written by him.
                 return None
     return None
 
@@ -186,10 +191,15 @@ def _authserv_id(field: str) -> str | None:
 def _aligned(
     message: ParsedMessage, said: Authentication, results: dict[str, list[_Result]]
 ) -> bool:
-    if message.from_ambiguous or len(message.from_) != 1 or said.compauth == "fail":
+    if message.from_ambiguous or len(message.from_) != 1:
         return False
+    for single in ("spf", "dmarc", "compauth"):
+        found = results.get(single, ())
+        # A fail is final, and of two where there can be one, one is somebody else's.
+        if len(found) > 1 or (single != "spf" and any(one.value == "fail" for one in found)):
+            return False
     domain = (message.from_[0].address or "").rpartition("@")[2].lower().rstrip(".")
-    if not domain or said.dmarc == "fail":
+    if not domain:
         return False
     if said.dmarc == "pass" and results["dmarc"][0].properties.get("header.from") == domain:
         return True
@@ -223,6 +233,8 @@ _SCRIPTS: Final = (
 )
 _LETTERS = re.compile(r"[^\W\d_]+")
 _PUNYCODE = re.compile(r"xn--[a-z0-9-]{1,59}")
+#: the sign itself, and the two that look like it
+_AT = re.compile("[@\uff20\ufe6b]")
 _ADDRESS_LIKE = re.compile(r"[^\s@<>]@[^\s@<>]+\.[^\s@<>]")
 _SUBJECT_CHARACTERS: Final = 2000
 #: characters of a name up to which its judgement is remembered
@@ -247,9 +259,9 @@ def _trust(message: ParsedMessage) -> dict[str, Any]:
 
 def _names_another(author: Address) -> bool:
     """Tell whether the display name shows an address that is not the author's own."""
-    if not author.name or "@" not in author.name:
+    if not author.name or not _AT.search(author.name):
         return False
-    shown = author.name.strip().strip("'\"").lower()
+    shown = _AT.sub("@", author.name).strip().strip("'\"").lower()
     return shown != (author.address or "").lower() and bool(_ADDRESS_LIKE.search(shown))
 
 

@@ -19,6 +19,7 @@ PASS = (
     " header.from=ils.example;compauth=pass reason=100\r\n"
 )
 FROM = "From: alarm@ils.example\r\n"
+INTERNAL = "X-MS-Exchange-Organization-AuthAs: Internal\r\n"
 
 
 def auth(fields: str) -> dict[str, Any]:
@@ -68,6 +69,9 @@ def test_results_of_exchange_count() -> None:
         OURS + "Received: no hop at all\r\n" + PASS + ENTRY + FROM,
         OURS + PASS.replace("Results:", "Results-Original:") + ENTRY + FROM,
         OURS + PASS.replace("Auth", "ARC-Auth") + ENTRY + FROM,
+        # Who greets as one of Exchange Online's own servers has still come in from outside.
+        OURS + ENTRY.replace("mx.ils.example", "X.prod.outlook.com") + PASS + OURS + FROM,
+        OURS + INTERNAL + ENTRY + PASS + FROM,
     ],
 )
 def test_results_elsewhere_do_not_count(fields: str) -> None:
@@ -154,6 +158,33 @@ def test_results_are_read_tolerantly(
         ("dmarc=pass header.from=ils.example", FROM + "From: b@evil.example\r\n", False),
         ("dmarc=pass header.from=ils.example", "From: a@ils.example <b@ils.example>\r\n", False),
         ("dmarc=none; spf=none; dkim=none; compauth=softpass", FROM, False),
+        # A fail is final, whatever else is said beside it.
+        ("dkim=pass header.d=ils.example; compauth=fail reason=001; compauth=pass", FROM, False),
+        ("dkim=pass header.d=ils.example; dmarc=fail; dmarc=pass", FROM, False),
+        ("dkim=pass header.d=ils.example; compauth=pass; compauth=pass", FROM, False),
+        ("spf=fail; spf=pass smtp.mailfrom=ils.example", FROM, False),
+        ("dkim=pass header.d=ils.example; dmarc=fail; compauth=pass reason=130", FROM, False),
+        # Passed by its looks alone, or not looked at.
+        (
+            "spf=none; dkim=none; dmarc=none header.from=ils.example; compauth=pass reason=702",
+            FROM,
+            False,
+        ),
+        (
+            "spf=none; dkim=none; dmarc=none header.from=ils.example; compauth=none reason=905",
+            FROM,
+            False,
+        ),
+        (
+            "dmarc=bestguesspass header.from=ils.example; spf=none; compauth=pass reason=109",
+            FROM,
+            False,
+        ),
+        (
+            "dkim=none header.d=none;dmarc=none action=none header.from=ils.example;",
+            INTERNAL + FROM,
+            False,
+        ),
         ("dmarc=pass", FROM, False),
     ],
 )
@@ -173,6 +204,7 @@ def trust(fields: str) -> dict[str, Any]:
         ("From: a@ok.org <b@evil.org>", "display_name_has_address"),
         ('From: "a@ok.org" <b@evil.org>', "display_name_has_address"),
         ("From: =?utf-8?q?a=40ok.org?= <b@evil.org>", "display_name_has_address"),
+        ("From: =?utf-8?b?YeKAi++8oG9rLm9yZw==?= <b@evil.org>", "display_name_has_address"),
         ("From: a@b.c\r\nSubject: =?utf-8?q?=E2=80=AEgpj?=", "bidi_controls"),
         ("From: =?utf-8?q?=E2=81=A6x?= <a@b.c>", "bidi_controls"),
         ("From: =?utf-8?q?=D0=B0larm?= <a@b.c>", "mixed_script"),
