@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from mailbridge.model import Notice, Step, derived_id
+from mailbridge.store.dialect import insert
 from mailbridge.store.driver import Many, among
 from mailbridge.store.tables import drift, moment
 
@@ -33,9 +35,6 @@ COUNTED: Final = (
     .order_by(drift.c.field)
     .with_for_update()
 )
-_NEW: Final = Many(
-    drift.insert(), *("mailbox", "route", "field", "filled", "empty", "filled_at", "mails")
-)
 _CHANGED: Final = Many(
     drift.update()
     .where(
@@ -48,13 +47,18 @@ _CHANGED: Final = Many(
 )
 
 
+@cache
+def _new(dialect: str) -> Many:
+    names = ("mailbox", "route", "field", "filled", "empty", "filled_at", "mails")
+    return Many(insert(dialect, drift).on_conflict_do_nothing(), *names)
+
+
 @dataclass(slots=True)
 class _Count:
     filled: int = 0
     empty: int = 0
     filled_at: int | None = None
     mails: list[str] = field(default_factory=list)
-    known: bool = False
 
     def row(self) -> tuple[int, int, int | None, str]:
         return (self.filled, self.empty, self.filled_at, json.dumps(self.mails))
@@ -94,12 +98,7 @@ def _of_route(
                 one.mails.append(message)
             if one.empty == EMPTY and one.filled >= FILLED:
                 notices.append(_notice(place, name, one, now))
-    new = [(*place, name, *one.row()) for name, one in counts.items() if not one.known]
-    if new:
-        _NEW.run(connection, new)
-    changed = [(*one.row(), *place, name) for name, one in counts.items() if one.known]
-    if changed:
-        _CHANGED.run(connection, changed)
+    _CHANGED.run(connection, [(*one.row(), *place, name) for name, one in counts.items()])
     return notices
 
 
@@ -117,10 +116,20 @@ def empty(value: Any) -> bool:
 def _read(
     connection: sa.Connection, place: tuple[str, str], names: Sequence[str]
 ) -> dict[str, _Count]:
-    counts = {name: _Count() for name in names}
-    asked = {"mailbox": place[0], "route": place[1], "fields": list(names)}
-    for _, _, name, filled, missing, filled_at, mails in connection.execute(COUNTED, asked):
-        counts[name] = _Count(filled, missing, filled_at, json.loads(mails), known=True)
+    """Return the counts of these fields; their rows are ours until the commit."""
+
+    def read(some: Sequence[str]) -> dict[str, _Count]:
+        asked = {"mailbox": place[0], "route": place[1], "fields": list(some)}
+        rows = connection.execute(COUNTED, asked)
+        return {row[2]: _Count(row[3], row[4], row[5], json.loads(row[6])) for row in rows}
+
+    counts = read(names)
+    new = [name for name in names if name not in counts]
+    if new:
+        rows = [(*place, name, *_Count().row()) for name in new]
+        _new(connection.dialect.name).run(connection, rows)
+        # Another host may have made one of them, while we waited for its commit.
+        counts |= read(new)
     return counts
 
 

@@ -66,7 +66,11 @@ def in_state(state: DeliveryState) -> sa.TextClause:
 
 
 def _with(state: DeliveryState) -> sa.ColumnElement[bool]:
-    return messages.c.pk.in_(sa.select(deliveries.c.message).where(in_state(state)))
+    # Events that are no mails have no message, and nothing is "not in" a list with a NULL in it.
+    found = sa.select(deliveries.c.message).where(
+        in_state(state), deliveries.c.message.is_not(None)
+    )
+    return messages.c.pk.in_(found)
 
 
 def _with_delivered() -> sa.ColumnElement[bool]:

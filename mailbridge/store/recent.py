@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from typing import Final
 
 import sqlalchemy as sa
 
+from mailbridge.store.dialect import insert
 from mailbridge.store.driver import Many, among
 from mailbridge.store.tables import recent
 
@@ -28,13 +30,20 @@ SEEN: Final = (
     .order_by(recent.c.key)
     .with_for_update()
 )
-_FIRST: Final = Many(recent.insert(), "route", "key", "at", "first")
 _AGAIN: Final = Many(
     recent.update()
     .where(recent.c.route == sa.bindparam("of"), recent.c.key == sa.bindparam("what"))
     .values(at=sa.bindparam("at"), first=sa.bindparam("first")),
     *("at", "first", "of", "what"),
 )
+
+
+@cache
+def _first(dialect: str) -> Many:
+    statement = insert(dialect, recent).on_conflict_do_nothing()
+    return Many(statement, "route", "key", "at", "first")
+
+
 _OLD: Final = sa.select(recent.c.route, recent.c.key).order_by(recent.c.at)
 
 
@@ -62,7 +71,7 @@ def judge(
     """Remember mails, in this order, and return which are duplicates, by message and route.
 
     A mail is no duplicate of itself. Of two hosts that ask at the same moment the second waits
-    for the first, or fails with ``IntegrityError`` and sees the first's when it asks again.
+    until the first has committed, and sees what that one has remembered.
     """
     found: dict[tuple[str, str], Former] = {}
     # Every host takes these rows in the same order, so that none waits for another in a circle.
@@ -75,28 +84,46 @@ def judge(
 def _of_route(
     connection: sa.Connection, route: str, asked: Sequence[Question], now: int
 ) -> dict[tuple[str, str], Former]:
-    keys = sorted({_short(question.key) for question in asked})
-    rows = connection.execute(SEEN, {"route": route, "keys": keys}).all()
-    before: dict[str, tuple[int, str]] = {key: (at, first) for key, at, first in rows}
+    before = _seen(connection, route, asked, now)
     after = dict(before)
     found: dict[tuple[str, str], Former] = {}
     for question in asked:
         key = _short(question.key)
-        at, first = after.get(key, (None, ""))
-        if at is None or now - at > question.within:
+        at, first = after[key]
+        if now - at > question.within:
             after[key] = (now, question.message)
         elif first != question.message:
             seconds = max(0, now - at) // 1_000_000
             found[question.message, route] = Former(message=first, seconds=seconds)
-    new = [(route, key, *after[key]) for key in keys if key not in before]
-    if new:
-        _FIRST.run(connection, new)
-    moved = [
-        (*after[key], route, key) for key in keys if key in before and after[key] != before[key]
-    ]
+    moved = [(*seen, route, key) for key, seen in sorted(after.items()) if seen != before[key]]
     if moved:
         _AGAIN.run(connection, moved)
     return found
+
+
+def _seen(
+    connection: sa.Connection, route: str, asked: Sequence[Question], now: int
+) -> dict[str, tuple[int, str]]:
+    """Return when each key was seen first and in which mail; a new one now, in the first of these.
+
+    The rows are ours until the commit.
+    """
+    firsts: dict[str, str] = {}
+    for question in asked:
+        firsts.setdefault(_short(question.key), question.message)
+
+    def read(keys: list[str]) -> dict[str, tuple[int, str]]:
+        rows = connection.execute(SEEN, {"route": route, "keys": keys})
+        return {key: (at, first) for key, at, first in rows}
+
+    seen = read(sorted(firsts))
+    new = sorted(firsts.keys() - seen.keys())
+    if new:
+        rows = [(route, key, now, firsts[key]) for key in new]
+        _first(connection.dialect.name).run(connection, rows)
+        # Another host may have come first with one of them, while we waited for its commit.
+        seen |= read(new)
+    return seen
 
 
 def _short(key: str) -> str:
