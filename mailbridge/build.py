@@ -206,6 +206,7 @@ def build_sink(name: str, webhook: Webhook) -> WebhookSink:
         body=lambda delivery: form.render(delivery)[0],
         content_type=form.content_type,
         hidden=hidden(webhook),
+        verdict=form.judge,
         profile=webhook.profile,
         now=utc_now,
         version=__version__,

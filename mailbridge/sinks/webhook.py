@@ -22,7 +22,7 @@ import ssl
 import time
 from base64 import b64encode
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final, Self
@@ -102,7 +102,8 @@ class WebhookSink:
     ``secrets`` are signing keys or ``whsec_…`` texts, newest first; without any, requests are
     not signed. ``body`` renders one delivery, and raises ``TemporaryError`` when the configuration
     fails on it; ``now`` gives aware UTC. ``resolve`` replaces the system's resolver. ``hidden`` are
-    secrets that the body holds: an answer that repeats one is kept without it. Raises
+    secrets that the body holds: an answer that repeats one is kept without it. ``verdict`` judges
+    an answer by its body where the status does not tell, and gives ``None`` where it does. Raises
     ``ValueError``, without any secret in it, for a secret or a header that cannot be used; a URL
     that is refused makes every attempt ``Deferred`` with the reason, so that nothing is lost until
     the configuration is mended.
@@ -126,6 +127,7 @@ class WebhookSink:
     resolve: Resolve | None = None
     proxy: Proxy | None = None
     hidden: Collection[str] = ()
+    verdict: Callable[[int, bytes], Outcome | None] = lambda _status, _body: None
 
     _keys: list[bytes] = field(init=False)
     _target: URL = field(init=False)
@@ -290,13 +292,19 @@ class WebhookSink:
         )
 
     def _judge(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
-        return judge(
+        outcome = judge(
             status,
             headers,
             extract(body, self._redacted),
             now=self.now(),
             retry_after_cap=POLICIES[self.profile].retry_after_cap,
         )
+        said = self.verdict(status, body)
+        if said is None:
+            return outcome
+        if isinstance(said, Deferred) and isinstance(outcome, Deferred):
+            return replace(said, detail=outcome.detail, retry_after=outcome.retry_after)
+        return replace(said, detail=outcome.detail)
 
     async def _headers(self, rendered: Rendered, attempt: int) -> CIMultiDict[str]:
         """Return the headers of this attempt; aiohttp lays them over the static ones."""
