@@ -247,7 +247,8 @@ class Delivery:
     """One event on its way to one sink, claimed: ``fence`` guards against a former owner.
 
     ``type`` is the event type. A ``mail.received`` has ``mail`` (its raw bytes are rendered
-    at delivery); every other event has ``body``, the finished ``data`` object.
+    at delivery); every other event has ``body``, the finished ``data`` object. A mail to be sent
+    has the type ``send`` and ``send``; its sink is ``send:`` and the mailbox.
     """
 
     id: int
@@ -265,6 +266,7 @@ class Delivery:
     fence: int
     mail: StoredMail | None = None
     body: dict[str, Any] | None = None
+    send: StoredSend | None = None
     #: the route that brought it here, and what that one extracted
     route: str | None = None
     fields: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
@@ -287,6 +289,70 @@ class StoredMail:
     accepted_at: datetime
     raw: bytes = field(repr=False)
     raw_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipient:
+    """One recipient of an outgoing mail, and what became of it there.
+
+    ``open`` is still to be sent to, ``taken`` has it (the server said 250 to the final dot),
+    ``refused`` never gets it. ``reply`` is the server's word, for a person.
+    """
+
+    address: str
+    state: Literal["open", "taken", "refused"] = "open"
+    code: str = ""
+    reply: str = ""
+
+
+#: the way by which an outgoing mail came in
+Via = Literal["api", "cli", "sendmail", "relay"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A mail that a client hands over to be sent. Message-ID, Date and bytes are final.
+
+    ``id`` is ``out_`` and 26 base32 characters by chance. ``sender`` is the envelope's, which is
+    also the From that was checked against ``send_as``. ``client`` and ``key`` are of an
+    Idempotency-Key: the same pair gives the same mail again, or a conflict when ``digest`` (of
+    what the client said, before Message-ID and Date were added) is another. Without a key a mail
+    is always a new one.
+    """
+
+    id: str
+    mailbox: str
+    sender: str
+    recipients: tuple[str, ...]
+    message_id: str
+    raw: bytes = field(repr=False)
+    via: Via
+    client: str = ""
+    key: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSend:
+    """An outgoing mail as the store gives it back, with every recipient.
+
+    ``in_doubt_at`` is when its final dot was about to be written: if nothing came of that claim,
+    nobody knows whether the server has it, until somebody has looked.
+    """
+
+    id: str
+    mailbox: str
+    sender: str
+    message_id: str
+    accepted_at: datetime
+    recipients: tuple[Recipient, ...]
+    raw: bytes = field(repr=False)
+    in_doubt_at: datetime | None = None
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """Whom it is still to be sent to."""
+        return tuple(one.address for one in self.recipients if one.state == "open")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

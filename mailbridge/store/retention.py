@@ -168,7 +168,10 @@ def _purge_notices(connection: sa.Connection, limits: Limits) -> int:
     found = connection.execute(
         sa.select(deliveries.c.pk)
         .where(
-            sa.text("deliveries.message IS NULL AND deliveries.resolved_at IS NOT NULL"),
+            sa.text(
+                "deliveries.message IS NULL AND deliveries.send IS NULL "
+                "AND deliveries.resolved_at IS NOT NULL"
+            ),
             deliveries.c.resolved_at < max(limits.dead_before, limits.log_before),
             old,
         )

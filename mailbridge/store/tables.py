@@ -14,7 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 #: the revision of ``migrations`` that this code reads and writes
-SCHEMA: Final = "0004"
+SCHEMA: Final = "0005"
 
 #: a delivery rescued this often in a row is a suspect, claimed apart from the others: first
 #: with so many other suspects, since most are innocent, and later by itself
@@ -198,6 +198,8 @@ deliveries: Final = sa.Table(
     sa.Column("fallback_of", sa.Text),
     # 1 while its sink keeps the order; only then it is in the index for that
     sa.Column("ordered", sa.SmallInteger),
+    # the outgoing mail; NULL for events. ``message`` is NULL then, too
+    sa.Column("send", _NUMBER),
 )
 # Rows of one mail lie side by side here; an index on the event's id would have to write a page
 # of its own for each mail, anywhere in the file. Such an id is looked up in ``messages``.
@@ -234,6 +236,7 @@ _partial_index(
     deliveries.c.due_at,
     deliveries.c.pk,
 )
+_partial_index("deliveries_send", "send IS NOT NULL", deliveries.c.send)
 _partial_index("deliveries_claimed", "state = 'claimed'", deliveries.c.lease_until)
 _partial_index("deliveries_dead", "state = 'dead'", deliveries.c.sink, deliveries.c.pk)
 _partial_index("deliveries_held", "state = 'held'", deliveries.c.sink, deliveries.c.pk)
@@ -247,7 +250,7 @@ _partial_index(
 )
 _partial_index(
     "deliveries_old_notices",
-    "message IS NULL AND resolved_at IS NOT NULL",
+    "message IS NULL AND send IS NULL AND resolved_at IS NOT NULL",
     deliveries.c.resolved_at,
 )
 # The order that a strict sink keeps: the oldest open delivery of each mailbox comes first.
@@ -398,6 +401,76 @@ sequences: Final = sa.Table(
     sa.Column("sink", sa.Text, primary_key=True),
     sa.Column("last", sa.BigInteger, nullable=False),
 )
+
+#: one row for each outgoing mail
+sends: Final = sa.Table(
+    "sends",
+    metadata,
+    _number(),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("mailbox", sa.Text, nullable=False),
+    # of the envelope
+    sa.Column("sender", sa.Text, nullable=False),
+    # without its brackets, as the Sent folder and bounces are searched for it
+    sa.Column("message_id", sa.Text, nullable=False),
+    # api, cli, sendmail or relay, and which client of the API
+    sa.Column("via", sa.Text, nullable=False),
+    sa.Column("client", sa.Text, nullable=False),
+    sa.Column("accepted_at", sa.BigInteger, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    # when the final dot was about to be written; NULL again once it is known what came of it
+    sa.Column("in_doubt_at", sa.BigInteger),
+    # when the last open recipient was taken or refused
+    sa.Column("ended_at", sa.BigInteger),
+    # the server's last word on the whole mail
+    sa.Column("reply", sa.Text),
+    # a bounce that came back for it: when, and what it says
+    sa.Column("bounced_at", sa.BigInteger),
+    sa.Column("bounce", sa.Text),
+    sa.Column("kept", sa.SmallInteger, nullable=False),
+)
+sa.Index("sends_id", sends.c.id, unique=True)
+sa.Index("sends_message_id", sends.c.message_id)
+sa.Index("sends_kept", sends.c.kept, sends.c.accepted_at, sends.c.pk)
+
+#: the bytes of an outgoing mail, fixed when it was accepted
+send_raw: Final = sa.Table(
+    "send_raw",
+    metadata,
+    sa.Column("send", _NUMBER, sa.ForeignKey(sends.c.pk), primary_key=True, autoincrement=False),
+    sa.Column("bytes", sa.LargeBinary, nullable=False),
+)
+
+#: whom an outgoing mail goes to, each with what became of it
+recipients: Final = sa.Table(
+    "recipients",
+    metadata,
+    sa.Column("send", _NUMBER, sa.ForeignKey(sends.c.pk), primary_key=True, autoincrement=False),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("address", sa.Text, nullable=False),
+    # open, taken or refused
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("code", sa.Text, nullable=False),
+    sa.Column("reply", sa.Text, nullable=False),
+    # when it was taken or refused; the day's budget counts those that were taken
+    sa.Column("at", sa.BigInteger),
+    sqlite_with_rowid=False,
+)
+sa.Index("recipients_at", recipients.c.at)
+
+#: which mail a client's Idempotency-Key stands for
+idempotency: Final = sa.Table(
+    "idempotency",
+    metadata,
+    sa.Column("client", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("send_id", sa.Text, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+sa.Index("idempotency_at", idempotency.c.at)
 
 #: what people consented to. Nothing here can be read without the state key, not even whose it is
 grants: Final = sa.Table(
