@@ -6,7 +6,6 @@ bare CR and LF for line ends too, as servers do that can be smuggled into (CVE-2
 
 from __future__ import annotations
 
-import asyncio
 import re
 from email.utils import parseaddr
 from typing import TYPE_CHECKING, Final
@@ -79,7 +78,7 @@ async def data(session: Session, _argument: str) -> None:
     if session.strike("smtp.drop_after_dot", command="."):
         raise Disconnected
     if fault := session.strike("smtp.slow_answer", command="."):
-        await asyncio.sleep(fault["seconds"])
+        await session.wire.hold(fault["seconds"])
     answer = await _judged(session, raw)
     session.transaction = None
     if answer:
@@ -95,6 +94,8 @@ async def _read(session: Session) -> bytes | None:
     if fault := session.strike("smtp.refuse_in_data", command="DATA"):
         await session.wire.exactly(fault["after"])
         await session.say(fault["text"])
+        # Closed at once, with bytes unread, the answer would be lost on the way.
+        await session.wire.hold(10)
         raise Disconnected
     lenient = bool(server.faults.active("smtp.lenient_ends"))
     end = _LENIENT_END if lenient else _END

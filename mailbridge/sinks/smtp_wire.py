@@ -91,6 +91,11 @@ class _Protocol(SMTPProtocol):
         super().connection_lost(exc)
         self.gone.set()
 
+    @property
+    def full(self) -> bool:
+        """Whether more is waiting to be sent than should."""
+        return self._paused
+
     async def drained(self) -> None:
         """Wait until the network has taken most of what was written."""
         await self._drain_helper()
@@ -119,6 +124,7 @@ class Wire:
             await wire._hello()
             if server.tls == "starttls":
                 await wire._start_tls()
+                # What was said in the clear may have been anybody's.
                 await wire._hello()
         except BaseException:
             await wire.close(politely=False)
@@ -200,11 +206,9 @@ class Wire:
                 await protocol.start_tls(context, self._server.host.rstrip("."), seconds)
         self._trusted()
         self.encrypted = True
-        # What was said in the clear may be anybody's.
-        self.capabilities, self.mechanisms = {}, frozenset()
 
     def _trusted(self) -> None:
-        """Refuse to go on when bytes came in the clear that nobody had asked for."""
+        """Refuse to go on when bytes came in the clear that nobody had asked for (RFC 3207, 6)."""
         if self._protocol.unasked:
             self._clean = False
             raise Unavailable(
@@ -222,6 +226,8 @@ class Wire:
         """Send a command and return the reply; whatever fails here ends the connection."""
         usual = self._patience.command if phase in {"mail", "recipient"} else self._patience.hello
         name = words[0][:8].decode("ascii", "replace") if phase != "sign_in" else "sign in"
+        if not self.encrypted:
+            self._trusted()
         if not self.usable:
             raise Unavailable(f"{name}: the connection is closed", code="smtp.eof")
         self._clean = False
@@ -263,15 +269,28 @@ class Wire:
             await asyncio.gather(answer, return_exceptions=True)
 
     async def _write_body(self, data: bytes, answer: asyncio.Future[Any]) -> None:
-        view = memoryview(data)
+        """Write the body, or as much of it as the server wants to hear."""
+        protocol, view = self._protocol, memoryview(data)
         for start in range(0, len(view), _CHUNK):
             # Lets the reader begin, and hears of an end.
             await asyncio.sleep(0)
             if answer.done():
                 return
-            self._protocol.write(cast("bytes", view[start : start + _CHUNK]))
+            protocol.write(cast("bytes", view[start : start + _CHUNK]))
+            if protocol.full:
+                await self._drain(answer)
+
+    async def _drain(self, answer: asyncio.Future[Any]) -> None:
+        """Wait until the network has taken what was written, or the server has answered."""
+        taken = asyncio.ensure_future(self._protocol.drained())
+        try:
             async with asyncio.timeout(self._patience.block):
-                await self._protocol.drained()
+                await asyncio.wait({taken, answer}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                taken.result()
+        finally:
+            taken.cancel()
+            await asyncio.gather(taken, return_exceptions=True)
 
     @staticmethod
     def _early(answer: asyncio.Future[Any]) -> Reply:
