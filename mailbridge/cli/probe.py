@@ -108,7 +108,7 @@ async def _steps(config: Config, name: str, run: Callable[..., Any]) -> AsyncIte
 
 def _print_step(step: Step) -> None:
     typer.secho(f"  {_MARK[step.status]}", fg=_COLOUR[step.status], nl=False)
-    say(f"  {step.id:<8} {step.seconds:6.2f} s  {step.detail}")
+    say(f"  {step.id:<12} {step.seconds:6.2f} s  {step.detail}")
     if step.cause and step.cause != step.detail:
         say(f"             cause: {step.cause} [{step.code}]")
     elif step.code:

@@ -93,6 +93,24 @@ _FIXES: Final[dict[str, tuple[str, str]]] = {
             "POP.AccessAsUser.All (API permissions, Microsoft Graph, Delegated) of $client_id"
         ),
     ),
+    "claims.role.smtp": (
+        (
+            "the token has no role SMTP.SendAsApp; that is as it should be only where RBAC for "
+            "Applications permits sending"
+        ),
+        (
+            "Entra admin center, App registrations, $client_id, API permissions: add Office 365 "
+            "Exchange Online (under APIs my organization uses), Application permissions, "
+            "SMTP.SendAsApp, then Grant admin consent"
+        ),
+    ),
+    "claims.scope.smtp": (
+        "the token does not permit sending: nobody has consented to SMTP.Send",
+        (
+            "sign in again with `mailbridge login`; the app needs the delegated permission "
+            "SMTP.Send (API permissions, Microsoft Graph, Delegated) of $client_id"
+        ),
+    ),
     "claims.audience": (
         "the token is for another service than Exchange Online",
         "check apps.$app.cloud: the scope is derived from it",
@@ -118,6 +136,14 @@ _FIXES: Final[dict[str, tuple[str, str]]] = {
             "or another address than the mailbox's own"
         ),
         "Set-CASMailbox -Identity $address -ImapEnabled $$true; " + _GRANT,
+    ),
+    "smtp.authenticate_failed": (
+        (
+            "Exchange refuses the sign-in, and SMTP does not tell why: no permission to send, no "
+            "FullAccess, or a service principal that is not registered in Exchange, or under a "
+            "wrong object id"
+        ),
+        _GRANT,
     ),
     "tls.certificate": (
         "the server's certificate is not trusted",

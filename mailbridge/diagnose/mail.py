@@ -20,10 +20,18 @@ from mailbridge.sources.transport import MailServer
 Run = Callable[..., Awaitable[Any]]
 
 #: the application permission of each protocol
-ROLES: Final = {"imap": "IMAP.AccessAsApp", "pop3": "POP.AccessAsApp"}
+ROLES: Final = {
+    "imap": "IMAP.AccessAsApp",
+    "pop3": "POP.AccessAsApp",
+    "smtp": "SMTP.SendAsApp",
+}
 
 #: and what a person consents to
-SCOPES: Final = {"imap": "IMAP.AccessAsUser.All", "pop3": "POP.AccessAsUser.All"}
+SCOPES: Final = {
+    "imap": "IMAP.AccessAsUser.All",
+    "pop3": "POP.AccessAsUser.All",
+    "smtp": "SMTP.Send",
+}
 
 
 class Probe(Protocol):

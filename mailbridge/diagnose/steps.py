@@ -1,8 +1,9 @@
 """The steps of ``mailbridge test-mailbox``: each isolated, timed and explained.
 
-``config, dns, tcp, tls, tenant, token, claims, sign_in, folder, header, push``. A step that needs a
-failed one is skipped. It asks for no right that the daemon's job does not need: folders are
-opened read-only and one header is read. Nothing that it returns contains a token or a secret.
+``config, dns, tcp, tls, tenant, token, claims, sign_in, folder, header, push``, and where the
+mailbox sends ``smtp, smtp_sign_in``. A step that needs a failed one is skipped. It asks for no
+right that the daemon's job does not need: folders are opened read-only, one header is read, and
+nothing is sent. Nothing that it returns contains a token or a secret.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mailbridge.config import Config
 from mailbridge.diagnose.finding import Fault
 from mailbridge.diagnose.fixes import Ids, explain
 from mailbridge.diagnose.mail import ROLES, SCOPES, Probe, probe
+from mailbridge.diagnose.smtp import SmtpProbe
 from mailbridge.errors import MailbridgeError
 from mailbridge.model import AccessToken
 from mailbridge.proxy.environment import goes_around
@@ -39,6 +41,8 @@ PHASE: Final = 10.0
 AUDIENCES: Final = ("https://outlook.office365.com", "https://outlook.office.com")
 
 Status = Literal["ok", "failed", "warning", "skipped"]
+#: step -> (what it does, the steps that it needs)
+_Plan = dict[str, tuple[Callable[[], Awaitable[str]], tuple[str, ...]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,30 +69,19 @@ class Diagnosis:
     _token: AccessToken | None = field(default=None, repr=False)
     _object_id: str = ""
     _probe: Probe = field(init=False)
+    _smtp: SmtpProbe | None = field(init=False)
 
     def __post_init__(self) -> None:
-        """Choose the steps of the mailbox's protocol."""
-        self._probe = probe(self.config.mailboxes[self.name], self._server, self.run)
+        """Choose the steps of the mailbox's protocols."""
+        mailbox = self.config.mailboxes[self.name]
+        self._probe = probe(mailbox, self._server, self.run)
+        self._smtp = SmtpProbe(mailbox, mailbox.send) if mailbox.send is not None else None
 
     async def steps(self) -> AsyncIterator[Step]:
         """Run the steps in order; after a failure those that build on it are skipped."""
-        #: step -> (what it does, the steps that it needs)
-        plan: dict[str, tuple[Callable[[], Awaitable[str]], tuple[str, ...]]] = {
-            "config": (self._config_step, ()),
-            "dns": (self._dns, ("config",)),
-            "tcp": (self._tcp, ("dns",)),
-            "tls": (self._tls, ("tcp",)),
-            "tenant": (self._tenant, ("config",)),
-            "token": (self._get_token, ("tenant",)),
-            "claims": (self._claims, ("token",)),
-            "sign_in": (self._sign_in, ("tls", "token")),
-            "folder": (self._probe.folder, ("sign_in",)),
-            "header": (self._probe.header, ("folder",)),
-            "push": (self._probe.push, ("folder",)),
-        }
         failed: set[str] = set()
         try:
-            for name, (work, needs) in plan.items():
+            for name, (work, needs) in self._plan().items():
                 missing = [need for need in needs if need in failed]
                 if missing:
                     failed.add(name)
@@ -101,6 +94,34 @@ class Diagnosis:
                 yield step
         finally:
             await self._probe.close()
+            if self._smtp is not None:
+                await self._smtp.close()
+
+    def _plan(self) -> _Plan:
+        """Return what is tried for this mailbox: step, what it does, the steps that it needs."""
+        asking: _Plan = {
+            "tenant": (self._tenant, ("config",)),
+            "token": (self._get_token, ("tenant",)),
+            "claims": (self._claims, ("token",)),
+        }
+        plan: _Plan = {"config": (self._config_step, ())}
+        if self._smtp is not None and self.config.mailboxes[self.name].fetch.protocol == "none":
+            plan |= asking
+        else:
+            plan |= {
+                "dns": (self._dns, ("config",)),
+                "tcp": (self._tcp, ("dns",)),
+                "tls": (self._tls, ("tcp",)),
+                **asking,
+                "sign_in": (self._sign_in, ("tls", "token")),
+                "folder": (self._probe.folder, ("sign_in",)),
+                "header": (self._probe.header, ("folder",)),
+                "push": (self._probe.push, ("folder",)),
+            }
+        if self._smtp is not None:
+            plan["smtp"] = (self._smtp.connect, ("config",))
+            plan["smtp_sign_in"] = (self._smtp_sign_in, ("smtp", "token"))
+        return plan
 
     async def _one(self, name: str, work: Callable[[], Awaitable[str]]) -> Step:
         clock = time.monotonic()
@@ -146,13 +167,15 @@ class Diagnosis:
 
     async def _config_step(self) -> str:
         mailbox = self.config.mailboxes[self.name]
-        if mailbox.fetch.protocol == "none":
+        if mailbox.fetch.protocol == "none" and mailbox.send is None:
             raise Fault(
-                "this mailbox is not fetched (fetch.protocol: none)",
+                "this mailbox is not fetched (fetch.protocol: none) and does not send",
                 code="config.not_fetched",
-                fix=f"set mailboxes.{self.name}.fetch.protocol to imap or pop3",
+                fix=f"set mailboxes.{self.name}.fetch.protocol to imap or pop3, or add `send`",
             )
         ways = {"mail": self._server.proxy, "tokens": self.config.apps[mailbox.app].proxy}
+        if mailbox.send is not None:
+            ways["sending"] = mailbox.send.server.proxy
         through = "".join(f", {what} {_through(proxy)}" for what, proxy in ways.items() if proxy)
         return f"{mailbox.address}, {mailbox.sign_in} access by app {mailbox.app}{through}"
 
@@ -211,19 +234,27 @@ class Diagnosis:
         )
 
     def _permitted(self, permissions: list[str]) -> None:
-        """Find out whether the token permits this mailbox's protocol."""
+        """Find out whether the token permits this mailbox's protocols."""
         mailbox = self.config.mailboxes[self.name]
-        protocol = mailbox.fetch.protocol
-        wanted = (ROLES if mailbox.sign_in == "application" else SCOPES).get(protocol, "")
-        if wanted not in permissions:
+        protocols = [mailbox.fetch.protocol] * (mailbox.fetch.protocol != "none")
+        app = mailbox.sign_in == "application"
+        for protocol in (*protocols, *(["smtp"] if mailbox.send is not None else [])):
+            if (ROLES if app else SCOPES)[protocol] in permissions:
+                continue
             listed = ", ".join(map(str, permissions)) or "none"
-            what = "role" if mailbox.sign_in == "application" else "scope"
+            what = "role" if app else "scope"
             code = f"claims.{what}" if protocol == "imap" else f"claims.{what}.{protocol}"
-            raise Fault(f"{what}s: {listed}", code=code)
+            # Without a role, RBAC for Applications may still permit to send; the sign-in shows it.
+            raise Fault(f"{what}s: {listed}", code=code, warning=app and protocol == "smtp")
 
     async def _sign_in(self) -> str:
         assert self._token is not None  # noqa: S101 - the token step has succeeded
         return await self._probe.sign_in(self._token)
+
+    async def _smtp_sign_in(self) -> str:
+        assert self._token is not None  # noqa: S101 - the token step has succeeded
+        assert self._smtp is not None  # noqa: S101 - there is no such step otherwise
+        return await self._smtp.sign_in(self._token)
 
 
 def _through(proxy: Proxy) -> str:

@@ -99,7 +99,7 @@ class SmtpSession:
     ) -> Self:
         wire = await Wire.open(server, patience)
         try:
-            await sign_in(wire, account, token)
+            await sign_in(wire, account.user, token, mailbox=account.mailbox)
         except BaseException:
             await wire.close()
             raise
@@ -193,8 +193,11 @@ class SmtpSession:
         await self._wire.close(politely=politely)
 
 
-async def sign_in(wire: Wire, account: Account, token: AccessToken) -> None:
-    """Authenticate by XOAUTH2 in two lines: a long token on the AUTH line is cut by servers."""
+async def sign_in(wire: Wire, user: str, token: AccessToken, *, mailbox: str) -> None:
+    """Authenticate by XOAUTH2 in two lines: a long token on the AUTH line is cut by servers.
+
+    ``mailbox`` is what the fix of a refusal speaks of.
+    """
     if not wire.encrypted:
         raise Unavailable("sign in: the connection has no TLS", code="smtp.no_starttls")
     if "xoauth2" not in wire.mechanisms:
@@ -204,7 +207,7 @@ async def sign_in(wire: Wire, account: Account, token: AccessToken) -> None:
             fix="Check send.server.host and send.server.port. Exchange Online offers it once SMTP "
             "AUTH is on.",
         )
-    credential = f"user={account.user}\x01auth=Bearer {token.value}\x01\x01".encode()
+    credential = f"user={user}\x01auth=Bearer {token.value}\x01\x01".encode()
     reply = await wire.ask(b"AUTH", b"XOAUTH2", phase="sign_in")
     if reply.code == _CHALLENGE:
         reply = await wire.ask(base64.b64encode(credential), phase="sign_in")
@@ -212,4 +215,4 @@ async def sign_in(wire: Wire, account: Account, token: AccessToken) -> None:
         # It says why in JSON, and wants an empty line before it says no (RFC 7628, 3.2.3).
         reply = await wire.ask(b"", phase="sign_in")
     if reply.code != _AUTHENTICATED:
-        raise refusal(judge(reply, "sign_in", mailbox=account.mailbox), "sign in")
+        raise refusal(judge(reply, "sign_in", mailbox=mailbox), "sign in")
