@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from mailbridge.model import (
     Batch,
     Checkpoint,
     Delivery,
+    Failing,
     Fingerprint,
     Gap,
     Grant,
@@ -66,10 +68,26 @@ class IntakeStore(Protocol):
 
 
 class DispatchStore(Protocol):
-    """A ``Protocol``: what the dispatcher of one sink needs."""
+    """A ``Protocol``: what the dispatcher of one sink needs.
 
-    async def claim(
-        self, sink: str, *, limit: int, max_bytes: int, lease: float, alone: bool = False
+    ``ordered`` is for a sink that keeps the order (``OutageStore.keep_order``): then only the
+    oldest open delivery of each mailbox counts, and none while another of its mailbox is in hand.
+    """
+
+    @property
+    def outages(self) -> OutageStore:
+        """What outlasts an outage of a sink."""
+
+    async def claim(  # noqa: PLR0913 - all but one by keyword
+        self,
+        sink: str,
+        *,
+        limit: int,
+        max_bytes: int,
+        lease: float,
+        alone: bool = False,
+        ordered: bool = False,
+        probe: int | None = None,
     ) -> Sequence[Delivery]:
         """Take deliveries that are due, oldest first, for ``lease`` seconds, with their bytes.
 
@@ -79,6 +97,8 @@ class DispatchStore(Protocol):
         unless ``alone``: then only such suspects are returned, few at a time, and by
         themselves once a few more deaths have not cleared them. A caller that asks for them
         has nothing else in hand.
+        With a ``probe`` one is returned, due or not, a suspect too: the oldest with a higher
+        number than that.
         """
 
     async def renew(self, deliveries: Sequence[Delivery], *, lease: float) -> None:
@@ -87,20 +107,106 @@ class DispatchStore(Protocol):
     async def resolve(self, resolutions: Sequence[Resolution]) -> Sequence[Resolution]:
         """Write what attempts came to, in one commit; returns those whose claim still held.
 
-        Conditional on the fence: a dispatcher that outlived its lease changes nothing.
+        Conditional on the fence: a dispatcher that outlived its lease changes nothing. Dead
+        letters and held deliveries are told of in the same commit.
         """
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
-        """Give back claims that were not attempted (clean stop); they are due at once."""
+        """Give back claims that were not attempted; they are due as before."""
 
-    async def next_due(self, sink: str) -> datetime | None:
+    async def next_due(self, sink: str, *, ordered: bool = False) -> datetime | None:
         """Return when the next queued delivery of the sink is due, ``None`` when none waits."""
 
-    async def rescue(self) -> int:
-        """Queue again what is claimed under an expired lease; returns how many."""
 
-    async def notify(self, notices: Sequence[Notice], sinks: Sequence[str]) -> None:
-        """Queue events that are not mails for these sinks; a known ``Notice.id`` is ignored."""
+class OutageStore(Protocol):
+    """A ``Protocol``: what outlasts an outage of a sink."""
+
+    async def keep_order(self, sink: str, *, strict: bool) -> None:
+        """Let a sink keep the order of each mailbox from now on, or no longer.
+
+        Returns when everything that is open is marked; to be called before the first claim.
+        """
+
+    async def failing(self, sink: str) -> Failing | None:
+        """Return the outage of a sink that was told of and is not over."""
+
+    async def begin(
+        self, sink: str, failing: Failing, notice: Notice, sinks: Sequence[str]
+    ) -> None:
+        """Remember that a sink fails, and tell ``sinks``; nothing, when that is known."""
+
+    async def end(self, sink: str, notice: Notice, sinks: Sequence[str]) -> None:
+        """Remember that a sink answers again, and tell ``sinks`` if it was known to fail."""
+
+    async def hasten(self, sink: str) -> bool:
+        """Make what waits for its retry due at once; a bounded step. Tells whether more waits.
+
+        A mail that was blamed for the answer itself (400, 422) keeps its time.
+        """
+
+    async def give_up(
+        self,
+        sink: str,
+        place: Place | None,
+        *,
+        before: datetime,
+        reason: str,
+        listeners: Callable[[str], Sequence[str]],
+    ) -> tuple[Place | None, Sequence[Letter]]:
+        """Make dead letters, and tell ``listeners``, of what began until ``before`` and waits.
+
+        A bounded step, that begins with ``place`` ``None``. Returns where to go on, ``None``
+        when all was looked at, and the dead letters.
+        """
+
+
+class FallbackStore(Protocol):
+    """A ``Protocol``: what another sink gets too."""
+
+    async def fall_back(self, to: Mapping[str, Fallback]) -> Sequence[FellBack]:
+        """Give deliveries whose time has come to another sink too; some of them, if many.
+
+        Each only once, whatever crashes, and however many hosts look. ``to`` is by sink; one
+        that has no fallback any more keeps its deliveries to itself.
+        """
+
+    async def next_fall_back(self) -> datetime | None:
+        """Return when the next delivery falls back, ``None`` when none is going to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """How far a round over what waits has come: the last delivery that was looked at."""
+
+    due: int = -(2**62)
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """A dead letter, for the log."""
+
+    event_id: str
+    mailbox: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """What another sink gets too: ``to``, ``after`` seconds without a 2xx."""
+
+    to: str
+    after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FellBack:
+    """A delivery that another sink gets too; not ``made`` when that one had it already."""
+
+    event_id: str
+    mailbox: str
+    sink: str
+    to: str
+    made: bool
 
 
 class GrantStore(Protocol):

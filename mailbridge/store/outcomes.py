@@ -11,17 +11,21 @@ from mailbridge.model import (
     Dead,
     Deferred,
     Delivered,
+    Delivery,
     DeliveryState,
     Done,
+    Dropped,
+    Held,
     Outcome,
     Rejected,
     Resolution,
     Retry,
 )
+from mailbridge.store import enqueue, letters, routing
 from mailbridge.store.driver import Many, among
 from mailbridge.store.outgoing import CLAIMED
 from mailbridge.store.scan import storable
-from mailbridge.store.tables import attempts, deliveries, micros
+from mailbridge.store.tables import attempts, deliveries, micros, moment
 
 #: characters of an answer that are kept with an attempt
 _DETAIL: Final = 1_000
@@ -36,7 +40,7 @@ _RESOLVE: Final = Many(
     .where(deliveries.c.pk == sa.bindparam("number"), deliveries.c.fence == sa.bindparam("held"))
     .values(
         state=sa.bindparam("state"),
-        attempts=deliveries.c.attempts + sa.literal_column("1"),
+        attempts=deliveries.c.attempts + sa.bindparam("made", type_=sa.Integer),
         rescues=sa.literal_column("0"),
         due_at=sa.func.coalesce(sa.bindparam("due", type_=sa.BigInteger), deliveries.c.due_at),
         resolved_at=sa.bindparam("resolved_at"),
@@ -45,7 +49,7 @@ _RESOLVE: Final = Many(
         last_status=sa.bindparam("last_status"),
         last_reason=sa.bindparam("last_reason"),
     ),
-    *("state", "due", "resolved_at", "last_status", "last_reason", "number", "held"),
+    *("state", "made", "due", "resolved_at", "last_status", "last_reason", "number", "held"),
 )
 _ATTEMPT: Final = Many(
     attempts.insert(),
@@ -63,12 +67,37 @@ def resolve(
     held = [one for one in resolutions if in_hand.get(one.delivery.id) == one.delivery.fence]
     if held:
         _RESOLVE.run(connection, [_resolved(one, now) for one in held])
-        _ATTEMPT.run(connection, [_attempted(one) for one in held])
+        made = [_attempted(one, one.outcome) for one in held if one.outcome is not None]
+        if made:
+            _ATTEMPT.run(connection, made)
+        _tell(connection, held, now)
     return held
 
 
+def _tell(connection: sa.Connection, held: Sequence[Resolution], now: int) -> None:
+    """Tell of dead letters and of what is held, in the transaction that makes them so."""
+    dead: dict[tuple[str, ...], list[int]] = {}
+    for one in held:
+        if isinstance(one.decision, Dead):
+            dead.setdefault(one.listeners, []).append(one.delivery.id)
+        elif isinstance(one.decision, Held):
+            notice = routing.held_notice(
+                message=one.delivery.event_id,
+                webhook=one.delivery.sink,
+                mailbox=one.delivery.mailbox,
+                route=one.delivery.route,
+                reason=one.decision.reason,
+                at=moment(now),
+            )
+            enqueue.notify(connection, [notice], one.listeners, now)
+    for sinks, ids in sorted(dead.items()):
+        letters.tell(connection, ids, now, lambda _mailbox, sinks=sinks: sinks)  # type: ignore[misc]  # the default binds the loop's present value
+
+
 def _resolved(one: Resolution, now: int) -> tuple[Any, ...]:
-    status, reason, _ = _told(one.outcome)
+    status, reason = None, ""
+    if one.outcome is not None:
+        status, reason, _ = _told(one.delivery, one.outcome)
     due: int | None = None
     resolved_at: int | None = now
     match one.decision:
@@ -78,13 +107,18 @@ def _resolved(one: Resolution, now: int) -> tuple[Any, ...]:
             state, due, resolved_at = DeliveryState.QUEUED, micros(due_at), None
         case Dead(reason=reason):
             state = DeliveryState.DEAD
+        case Held(reason=reason):
+            state, resolved_at = DeliveryState.HELD, None
+        case Dropped(reason=reason):
+            state = DeliveryState.DROPPED
     where = (one.delivery.id, one.delivery.fence)
-    return (state.value, due, resolved_at, status, storable(reason), *where)
+    made = 0 if one.outcome is None else 1
+    return (state.value, made, due, resolved_at, status, storable(reason), *where)
 
 
-def _attempted(one: Resolution) -> tuple[Any, ...]:
-    delivery, outcome = one.delivery, one.outcome
-    status, reason, detail = _told(outcome)
+def _attempted(one: Resolution, outcome: Outcome) -> tuple[Any, ...]:
+    delivery = one.delivery
+    status, reason, detail = _told(delivery, outcome)
     return (
         delivery.id,
         delivery.fence,
@@ -98,7 +132,15 @@ def _attempted(one: Resolution) -> tuple[Any, ...]:
     )
 
 
-def _told(outcome: Outcome) -> tuple[int | None, str, str]:
+def _told(delivery: Delivery, outcome: Outcome) -> tuple[int | None, str, str]:
+    status, reason, detail = _answer(outcome)
+    if delivery.fallback_of is None:
+        return status, reason, detail
+    instead = f"fallback for {delivery.fallback_of}"
+    return status, f"{instead}: {reason}" if reason else instead, detail
+
+
+def _answer(outcome: Outcome) -> tuple[int | None, str, str]:
     match outcome:
         case Delivered(status=status, detail=detail):
             return status, "", detail

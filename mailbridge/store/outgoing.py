@@ -7,6 +7,8 @@
        │                │ └────Retry──▶ queued, due later
        └─lease expired──┘      (rescue; apart after 3 in a row, dead after 10)
 
+A sink that keeps the order is asked for in the words of ``order``; nothing else differs.
+
 A claim carries the ``fence`` of its delivery. Every later write about it names that number, so
 an owner that lost its lease and comes back late changes nothing.
 """
@@ -14,9 +16,10 @@ an owner that lost its lease and comes back late changes nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NotRequired, TypedDict
 
 import sqlalchemy as sa
 
@@ -26,7 +29,8 @@ from mailbridge.model import (
     MessageRef,
     StoredMail,
 )
-from mailbridge.store.dialect import chunks, clock
+from mailbridge.store import letters, order, routing
+from mailbridge.store.dialect import clock
 from mailbridge.store.driver import among
 from mailbridge.store.tables import (
     ALONE_AFTER,
@@ -43,7 +47,9 @@ from mailbridge.store.tables import (
 # The planner uses a partial index only where it can read its condition in the statement.
 QUEUED: Final = sa.text("deliveries.state = 'queued'")
 CLAIMED: Final = sa.text("deliveries.state = 'claimed'")
-_ALONE: Final = sa.text(f"deliveries.rescues >= {ALONE_AFTER}")
+_ALONE: Final = sa.text(
+    f"deliveries.rescues >= {ALONE_AFTER} AND deliveries.rescues < {POISON_AFTER}"
+)
 _GROUPED: Final = sa.text(
     f"deliveries.rescues >= {ALONE_AFTER} AND deliveries.rescues < {SINGLE_AFTER}"
 )
@@ -69,6 +75,20 @@ def _due_statement(suspect: sa.ColumnElement[bool] | sa.TextClause) -> sa.Select
 DUE: Final = _due_statement(_NOT_ALONE)
 DUE_ALONE: Final = _due_statement(_ALONE)
 DUE_GROUPED: Final = _due_statement(_GROUPED)
+_UNORDERED: Final = (DUE, DUE_GROUPED, DUE_ALONE)
+_ORDERED: Final = (order.DUE, order.DUE_GROUPED, order.DUE_ALONE)
+# A sum, so that no planner looks for the least number in the history of all deliveries; in the
+# index of what waits, which holds it, a hundred thousand are looked through in milliseconds.
+OLDEST: Final = sa.select(sa.func.min(deliveries.c.pk + sa.literal_column("0"))).where(
+    QUEUED,
+    deliveries.c.sink == sa.bindparam("sink", type_=sa.Text),
+    deliveries.c.pk + sa.literal_column("0") > sa.bindparam("after", type_=sa.BigInteger),
+)
+_STILL_QUEUED: Final = (
+    sa.select(deliveries.c.pk)
+    .where(deliveries.c.pk == sa.bindparam("number", type_=sa.BigInteger), QUEUED)
+    .with_for_update(skip_locked=True)
+)
 
 _CLAIMED_DELIVERIES: Final = sa.select(
     *(
@@ -76,6 +96,7 @@ _CLAIMED_DELIVERIES: Final = sa.select(
         for name in (
             *("pk", "message", "event_id", "type", "body", "sink", "mailbox", "created_at"),
             *("attempts", "first_due_at", "sequence", "replay", "fence"),
+            *("route", "expires_at", "otherwise", "fallback_of"),
         )
     )
 ).where(among(deliveries.c.pk))
@@ -96,10 +117,7 @@ _CLAIMED_MAILS: Final = (
 NEXT_DUE: Final = sa.select(sa.func.min(deliveries.c.due_at)).where(
     QUEUED, deliveries.c.sink == sa.bindparam("sink", type_=sa.Text)
 )
-_ALL_CLAIMED: Final = sa.select(deliveries.c.pk).where(CLAIMED).with_for_update(skip_locked=True)
-LATE: Final = _ALL_CLAIMED.where(
-    deliveries.c.lease_until <= sa.bindparam("at", type_=sa.BigInteger)
-)
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _RELEASE: Final = (
     deliveries.update()
     .where(
@@ -111,20 +129,38 @@ _RELEASE: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What a dispatcher asks for; ``lease`` in seconds, the rest as in ``DispatchStore.claim``."""
+class Asked(TypedDict):
+    """The fields of ``Wanted``, as arguments."""
 
     limit: int
     max_bytes: int
     lease: float
-    alone: bool
+    alone: NotRequired[bool]
+    ordered: NotRequired[bool]
+    probe: NotRequired[int | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a dispatcher asks for; ``lease`` in seconds, the rest as in ``DispatchStore.claim``.
+
+    ``probe``: only the oldest that waits, with a number above this, whether it is due or not.
+    """
+
+    limit: int
+    max_bytes: int
+    lease: float
+    alone: bool = False
+    ordered: bool = False
+    probe: int | None = None
 
 
 def claim(
     connection: sa.Connection, sink: str, wanted: Wanted, owner: str, now: int
 ) -> list[Delivery]:
     """See ``DispatchStore.claim``."""
+    if wanted.ordered:
+        order.one_at_a_time(connection, sink)
     ids = _due(connection, sink, wanted, now)
     if not ids:
         return []
@@ -139,21 +175,33 @@ def claim(
         found = connection.execute(_CLAIMED_MAILS, {"ids": numbers}).all()
         mails = {row[0]: _read_mail(row) for row in found}
     lost = [row[0] for row in rows.values() if row[1] is not None and row[1] not in mails]
-    if lost:
-        bury(connection, lost, "its raw bytes are gone", now)
-    return [_read_delivery(rows[number], mails) for number in ids if number not in lost]
+    letters.bury(connection, lost, "its raw bytes are gone", now, None)
+    routed = [(row[1], row[-4]) for row in rows.values() if row[1] is not None and row[-4]]
+    fields = routing.fields_of(connection, routed)
+    return [_read_delivery(rows[number], mails, fields) for number in ids if number not in lost]
 
 
 def _due(connection: sa.Connection, sink: str, wanted: Wanted, now: int) -> list[int]:
     """Choose what to claim. A death among suspects leaves few to ask, and then one."""
+    if wanted.probe is not None:
+        return _oldest(connection, sink, wanted.probe, ordered=wanted.ordered)
+    any_, grouped, alone = _ORDERED if wanted.ordered else _UNORDERED
     asked = {"sink": sink, "now": now}
     if not wanted.alone:
-        due = connection.execute(DUE, asked | {"limit": wanted.limit}).all()
+        due = connection.execute(any_, asked | {"limit": wanted.limit}).all()
     else:
         few = min(wanted.limit, GROUP)
-        due = connection.execute(DUE_GROUPED, asked | {"limit": few}).all()
-        due = due or connection.execute(DUE_ALONE, asked | {"limit": 1}).all()
+        due = connection.execute(grouped, asked | {"limit": few}).all()
+        due = due or connection.execute(alone, asked | {"limit": 1}).all()
     return _within(due, wanted.max_bytes)
+
+
+def _oldest(connection: sa.Connection, sink: str, after: int, *, ordered: bool) -> list[int]:
+    statement = order.OLDEST if ordered else OLDEST
+    number = connection.execute(statement, {"sink": sink, "after": after}).scalar_one()
+    if number is None:
+        return []
+    return list(connection.execute(_STILL_QUEUED, {"number": number}).scalars())
 
 
 def _claim_statement(connection: sa.Connection, now: int) -> sa.Update:
@@ -205,9 +253,13 @@ def _read_mail(row: tuple[Any, ...]) -> StoredMail:
     )
 
 
-def _read_delivery(row: tuple[Any, ...], mails: dict[int, StoredMail]) -> Delivery:
+def _read_delivery(
+    row: tuple[Any, ...],
+    mails: dict[int, StoredMail],
+    fields: dict[tuple[int, str], dict[str, Any]],
+) -> Delivery:
     (number, message, event_id, kind, body, sink, mailbox, created_at, *rest) = row
-    made, first_due_at, sequence, replay, fence = rest
+    made, first_due_at, sequence, replay, fence, route, expires_at, otherwise, fallback_of = rest
     return Delivery(
         id=number,
         sink=sink,
@@ -222,6 +274,11 @@ def _read_delivery(row: tuple[Any, ...], mails: dict[int, StoredMail]) -> Delive
         fence=fence,
         mail=None if message is None else mails[message],
         body=None if body is None else json.loads(body),
+        route=route,
+        fields=fields.get((message, route), _NOTHING) if route else _NOTHING,
+        expires_at=moment_or_none(expires_at),
+        otherwise=otherwise or "deliver",
+        fallback_of=fallback_of,
     )
 
 
@@ -247,58 +304,8 @@ def release(connection: sa.Connection, held: Sequence[Delivery]) -> None:
         connection.execute(_RELEASE, [{"number": one.id, "held": one.fence} for one in held])
 
 
-def next_due(connection: sa.Connection, sink: str) -> int | None:
+def next_due(connection: sa.Connection, sink: str, *, ordered: bool = False) -> int | None:
     """See ``DispatchStore.next_due``; in microseconds. Those to be claimed alone count too."""
-    due: int | None = connection.execute(NEXT_DUE, {"sink": sink}).scalar_one()
+    statement = order.NEXT_DUE if ordered else NEXT_DUE
+    due: int | None = connection.execute(statement, {"sink": sink}).scalar_one()
     return due
-
-
-def rescue(connection: sa.Connection, now: int, *, every: bool = False) -> int:
-    """See ``DispatchStore.rescue``. ``every`` takes each claim: their owner is known to be dead."""
-    if every:
-        found = connection.execute(_ALL_CLAIMED)
-    else:
-        at = connection.execute(sa.select(clock(connection, now))).scalar_one()
-        found = connection.execute(LATE, {"at": at})
-    ids = list(found.scalars())
-    for chunk in chunks(ids):
-        connection.execute(
-            deliveries.update()
-            .where(deliveries.c.pk.in_(chunk))
-            .values(
-                state=DeliveryState.QUEUED.value,
-                rescues=deliveries.c.rescues + 1,
-                lease_until=None,
-                owner=None,
-                # Whoever held it is shut out at once, not only after the next claim.
-                fence=deliveries.c.fence + 1,
-            )
-        )
-        poison = connection.execute(
-            sa.select(deliveries.c.pk).where(
-                deliveries.c.pk.in_(chunk), deliveries.c.rescues >= POISON_AFTER
-            )
-        ).scalars()
-        bury(
-            connection,
-            list(poison),
-            f"poison: the daemon died {POISON_AFTER} times while holding it",
-            now,
-        )
-    return len(ids)
-
-
-def bury(connection: sa.Connection, ids: list[int], reason: str, now: int) -> None:
-    """Set deliveries aside as dead letters without an attempt."""
-    for chunk in chunks(ids):
-        connection.execute(
-            deliveries.update()
-            .where(deliveries.c.pk.in_(chunk))
-            .values(
-                state=DeliveryState.DEAD.value,
-                resolved_at=now,
-                last_reason=reason,
-                lease_until=None,
-                owner=None,
-            )
-        )

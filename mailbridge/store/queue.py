@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from mailbridge.errors import PermanentError
 from mailbridge.model import DeliveryState
+from mailbridge.store import order
 from mailbridge.store.dialect import chunks
 from mailbridge.store.enqueue import MAIL, Event, write_deliveries
 from mailbridge.store.lookup import events_of, in_state
@@ -74,6 +75,9 @@ def _queue(connection: sa.Connection, ids: list[int], now: int) -> None:
                 resolved_at=None,
                 # A person has looked at it: it may be as old as it is.
                 expires_at=None,
+                # What was held goes to another sink after as long a wait as it would have.
+                fall_back_at=deliveries.c.fall_back_at + now - deliveries.c.first_due_at,
+                ordered=order.kept_by(deliveries.c.sink),
             )
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -28,10 +29,12 @@ from mailbridge.store import (
     enqueue,
     handing,
     incoming,
+    letters,
     lookup,
     outcomes,
     outgoing,
     queue,
+    rescue,
     retention,
     rows,
     schema,
@@ -42,6 +45,7 @@ from mailbridge.store.access import Access
 from mailbridge.store.engine import Mode
 from mailbridge.store.files import this_process
 from mailbridge.store.grants import Grants
+from mailbridge.store.outages import Outages
 from mailbridge.store.sealing import Key
 from mailbridge.store.tables import micros, moment_or_none, utc_now
 from mailbridge.store.tail import Tail
@@ -52,7 +56,7 @@ log = structlog.get_logger(__name__)
 
 
 class Store:
-    """Implements ``IntakeStore`` and ``DispatchStore``, ``grants`` is the ``GrantStore``.
+    """Implements ``IntakeStore`` and ``DispatchStore``, with ``grants`` and ``outages``.
 
     A method that returned is durable: no crash and no power cut undoes it. A method that raised
     has changed nothing, except that a connection to PostgreSQL lost during the commit leaves
@@ -71,6 +75,7 @@ class Store:
         self._owner = owner
         self._walk = retention.Walk()
         self._background: set[asyncio.Future[None]] = set()
+        self.outages = Outages(self._run)
 
     @classmethod
     async def open(  # noqa: PLR0913 - settings, all by keyword
@@ -101,10 +106,8 @@ class Store:
             await grants.prepare(mode)
             if access.alone:
                 # The lock is ours, so whoever claimed these is dead: no need to wait for a lease.
-                rescued = await store._run(
-                    lambda connection, now: outgoing.rescue(connection, now, every=True)
-                )
-                if rescued:
+                back = functools.partial(rescue.take_back, every=True)
+                if rescued := await store._run(back):
                     log.info("store.rescued", deliveries=rescued)
         except BaseException:
             await store.close()
@@ -194,15 +197,13 @@ class Store:
             lambda connection, now: enqueue.notify(connection, notices, sinks, now), again=True
         )
 
-    async def claim(
-        self, sink: str, *, limit: int, max_bytes: int, lease: float, alone: bool = False
-    ) -> Sequence[Delivery]:
+    async def claim(self, sink: str, **asked: Unpack[outgoing.Asked]) -> Sequence[Delivery]:
         """Take deliveries that are due; see ``DispatchStore.claim``.
 
         A caller that is cancelled while it waits holds nothing: what was claimed for it is
         given back as soon as the claim is through.
         """
-        wanted = outgoing.Wanted(limit=limit, max_bytes=max_bytes, lease=lease, alone=alone)
+        wanted = outgoing.Wanted(**asked)
         taking = self._run(
             lambda connection, now: outgoing.claim(connection, sink, wanted, self._owner, now)
         )
@@ -224,15 +225,15 @@ class Store:
         """Give back claims that were not attempted (clean stop); they are due at once."""
         await self._run(lambda connection, _: outgoing.release(connection, deliveries))
 
-    async def next_due(self, sink: str) -> datetime | None:
+    async def next_due(self, sink: str, *, ordered: bool = False) -> datetime | None:
         """Return when the next queued delivery of the sink is due, ``None`` when none waits."""
         return moment_or_none(
-            await self._run(lambda connection, _: outgoing.next_due(connection, sink))
+            await self._run(lambda found, _: outgoing.next_due(found, sink, ordered=ordered))
         )
 
-    async def rescue(self) -> int:
-        """Queue again what is claimed under an expired lease; returns how many."""
-        return await self._run(outgoing.rescue)
+    async def rescue(self, *, listeners: letters.Listeners | None = None) -> int:
+        """Queue again what is claimed under an expired lease; see ``rescue.rescue``."""
+        return await self._run(functools.partial(rescue.rescue, listeners=listeners), again=True)
 
     async def messages(self, **filters: Unpack[lookup.Filters]) -> Sequence[rows.MessageRow]:
         """Return the mail log, newest first; ``before`` and ``after`` are ``MessageRow.number``."""

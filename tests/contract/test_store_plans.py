@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mailbridge.store import enqueue, outgoing, standing
+from mailbridge.store import enqueue, outgoing, rescue, standing
 from mailbridge.store.store import Store
 from tests.contract.conftest import OpenStore
 from tests.contract.mails import NOON, accept, claim, done
@@ -73,7 +73,7 @@ HOT: list[tuple[str, sa.Select[Any], dict[str, Any], str]] = [
     ("alone", outgoing.DUE_ALONE, {"sink": "erp", "now": 2**62, "limit": 1}, "deliveries_alone"),
     ("few", outgoing.DUE_GROUPED, {"sink": "erp", "now": 2**62, "limit": 9}, "deliveries_alone"),
     ("next due", outgoing.NEXT_DUE, {"sink": "erp"}, "deliveries_due"),
-    ("rescue", outgoing.LATE, {"at": 2**62}, "deliveries_claimed"),
+    ("rescue", rescue.LATE, {"at": 2**62}, "deliveries_claimed"),
     ("notify", enqueue.SINKS_OF, {"id": "msg_9"}, "deliveries_notice"),
     (
         "unsettled",
