@@ -10,18 +10,16 @@ import structlog
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPBearer
-from pydantic import AwareDatetime
 
 from mailbridge.http.base import Document, Operations
 from mailbridge.http.models import (
     Deliveries,
+    DeliveryQuery,
     Mailboxes,
     MessageName,
+    MessageQuery,
     Messages,
-    MessageState,
-    Name,
     Number,
-    OpenState,
     Replay,
     Replayed,
     Requeued,
@@ -31,8 +29,6 @@ from mailbridge.http.problems import PROBLEMS, Refusal
 
 log = structlog.get_logger(__name__)
 
-#: lines of a page at most
-MOST: Final = 1000
 #: bytes of a mail that are handed to the connection at once
 CHUNK: Final = 64 * 1024
 #: a place in the log before which all lie
@@ -40,10 +36,6 @@ _END: Final = 2**63 - 1
 
 #: only describes: ``tokens.Door`` has seen to it before anything got here
 bearer = HTTPBearer(auto_error=False, description="one of http.api_tokens")
-Limit = Annotated[int, Query(ge=1, le=MOST, description="at most so many")]
-Cursor = Annotated[
-    str | None, Query(pattern="^[0-9a-f]{1,16}$", description="next_cursor of the page before")
-]
 
 
 def api_router(tag: str) -> APIRouter:
@@ -72,23 +64,16 @@ def _messages(operations: Operations) -> APIRouter:
     router = api_router("messages")
 
     @router.get("/messages", summary="The mail log, newest first", response_model=Messages)
-    async def messages(
-        *,
-        mailbox: Annotated[Name | None, Query()] = None,
-        state: Annotated[MessageState | None, Query()] = None,
-        since: Annotated[AwareDatetime | None, Query(description="accepted from then on")] = None,
-        cursor: Cursor = None,
-        limit: Limit = 100,
-    ) -> Document:
+    async def messages(asked: Annotated[MessageQuery, Query()]) -> Document:
         # One more than is wanted tells whether there is a next page.
         rows = await operations.messages(
-            mailbox=mailbox,
-            state=state,
-            since=since,
-            before=None if cursor is None else min(int(cursor, 16), _END),
-            limit=limit + 1,
+            mailbox=asked.mailbox,
+            state=asked.state,
+            since=asked.since,
+            before=None if asked.cursor is None else min(int(asked.cursor, 16), _END),
+            limit=asked.limit + 1,
         )
-        return {"messages": rows[:limit], "next_cursor": next_cursor(rows, limit)}
+        return {"messages": rows[: asked.limit], "next_cursor": next_cursor(rows, asked.limit)}
 
     @router.get("/messages/{id}", summary="All about one message", response_model=Trace)
     async def trace(id: Annotated[MessageName, Path()]) -> Document:  # noqa: A002 - in the URL
@@ -140,14 +125,11 @@ def _changes(operations: Operations) -> APIRouter:
         return {"replayed": count}
 
     @router.get("/deliveries", summary="What waits, and dead letters", response_model=Deliveries)
-    async def deliveries(
-        *,
-        state: Annotated[OpenState | None, Query()] = None,
-        webhook: Annotated[Name | None, Query()] = None,
-        limit: Limit = 100,
-    ) -> Document:
-        rows = await operations.deliveries(state=state, webhook=webhook, limit=limit + 1)
-        return {"deliveries": rows[:limit], "more": len(rows) > limit}
+    async def deliveries(asked: Annotated[DeliveryQuery, Query()]) -> Document:
+        rows = await operations.deliveries(
+            state=asked.state, webhook=asked.webhook, limit=asked.limit + 1
+        )
+        return {"deliveries": rows[: asked.limit], "more": len(rows) > asked.limit}
 
     @router.post(
         "/deliveries/{id}/retry", summary="Try a delivery again, now", response_model=Requeued

@@ -69,8 +69,10 @@ class Message(Row):
     settled_at: AwareDatetime | None
     known_as: str | None = Field(description="the id of the same message under its former place")
     raw_kept: bool = Field(description="whether its bytes are still here")
-    reason: str = Field(description="of a gap: why")
-    tries: int = Field(description="of a gap: how often it was tried")
+    routes: list[str] = Field(description="those that took it, in their order")
+    reason: str = Field(description="why it is in this state; of a gap, what the server said")
+    webhook: str | None = Field(description="whose delivery the reason is about")
+    tries: int = Field(description="of a gap, or of that delivery")
 
 
 class Delivery(Row):
@@ -194,6 +196,31 @@ class Mailbox(Row):
     backlog: int = Field(description="deliveries of its mails that are not over")
     gaps: int
     folders: list[Folder]
+
+
+class Query(BaseModel):
+    """What stands after the question mark; a name that is not known is a fault, not ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+    limit: int = Field(100, ge=1, le=1000, description="at most so many")
+
+
+class MessageQuery(Query):
+    """Which lines of the mail log."""
+
+    mailbox: Name | None = None
+    state: MessageState | None = None
+    since: AwareDatetime | None = Field(None, description="accepted from then on")
+    cursor: str | None = Field(
+        None, pattern="^[0-9a-f]{1,16}$", description="next_cursor of the page before"
+    )
+
+
+class DeliveryQuery(Query):
+    """Which deliveries."""
+
+    state: OpenState | None = Field(None, description="default: all that are not over")
+    webhook: Name | None = None
 
 
 class Mailboxes(BaseModel):

@@ -57,8 +57,9 @@ def http(**settings: Any) -> Http:
 class Api:
     """A server that answers, and what it tells about."""
 
-    def __init__(self, port: int, store: Store, health: Health, server: HttpServer) -> None:
-        self.port, self.store, self.health, self.server = port, store, health, server
+    def __init__(self, port: int, daemon: Daemon, answers: Answers, server: HttpServer) -> None:
+        self.port, self.answers, self.server = port, answers, server
+        self.store, self.health = daemon.store, daemon.health
         self.url = f"http://127.0.0.1:{port}"
         self.stop = asyncio.Event()
         self.session = aiohttp.ClientSession(self.url, trust_env=False)
@@ -117,15 +118,16 @@ async def running_api(
     operator = Operator(daemon=daemon, sign_ins=sign_ins)
     sockets = listen(section)
     port = sockets[0].getsockname()[1]
+    answers = Answers(daemon, operator, sign_ins)
     server = http_server(
         http=section,
         sockets=sockets,
-        operations=Answers(daemon, operator, sign_ins),
+        operations=answers,
         health=health,
         routers=routers,
         body_limits=body_limits,
     )
-    api = Api(port, store, health, server)
+    api = Api(port, daemon, answers, server)
     running = asyncio.create_task(server.run(api.stop))
     try:
         yield api
