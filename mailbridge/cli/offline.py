@@ -124,16 +124,46 @@ def parse(
 ) -> None:
     """Print exactly the body that a webhook would get for this mail; touches nothing.
 
-    Works without a configuration too, unless --webhook is given. Exit code 1 when the webhook's
-    template fails on this mail: that one would wait.
+    With --mailbox, what its routes say stands on standard error, one line each; the mail is taken
+    to have come now. Works without a configuration too, unless --webhook is given. Exit code 1
+    when the webhook's template fails on this mail: that one would wait.
     """
     raw = _read(file)
     config = _config_for(ctx, mailbox, webhook)
     address = config.mailboxes[mailbox].address if config is not None and mailbox else ""
     delivery = _delivery(raw, mailbox or "mailbox", address, webhook or "webhook")
+    if config is not None and mailbox is not None:
+        delivery = _routed(config, mailbox, webhook, raw, delivery)
     body = _body(config, webhook, delivery)
     sys.stdout.buffer.write(body + (b"\n" if sys.stdout.isatty() else b""))
     sys.stdout.buffer.flush()
+
+
+def _routed(
+    config: Config, mailbox: str, webhook: str | None, raw: bytes, delivery: Delivery
+) -> Delivery:
+    """Tell what each route of a mailbox says; returns the delivery of the one that decides."""
+    from dataclasses import replace
+
+    from mailbridge.parse import parse as parse_mail
+    from mailbridge.route.decide import Router
+
+    names = config.mailboxes[mailbox].routes
+    if names is None:
+        return delivery
+    router = Router([config.routes[name].compile(name) for name in names])
+    ruling = router.rule(parse_mail(raw), received_at=None, now=delivery.created_at)
+    for step in ruling:
+        said = "passes by" if step.verdict == "passed_by" else step.verdict
+        where = f" -> {', '.join(step.webhooks)}" if step.webhooks else ""
+        tell(f"route {step.route}: {said} ({step.reason}){where}")
+    taken = [step for step in ruling if step.verdict != "passed_by"]
+    if webhook is not None:
+        taken = [step for step in taken if webhook in step.webhooks]
+    if not taken or taken[0].verdict == "drop":
+        tell(f"{webhook or 'no webhook'} would {'not ' if webhook else ''}get this mail")
+        return delivery
+    return replace(delivery, route=taken[0].route, fields=taken[0].fields)
 
 
 def _body(config: Config | None, webhook: str | None, delivery: Delivery) -> bytes:

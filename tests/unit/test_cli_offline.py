@@ -153,7 +153,8 @@ def test_config_schema_is_a_json_schema(tmp_path: Path) -> None:
     """The schema command prints a valid JSON Schema."""
     schema = json.loads(run("config", "schema", cwd=tmp_path).stdout)
     jsonschema.Draft202012Validator.check_schema(schema)
-    assert set(schema["properties"]) == {"state", "http", "apps", "mailboxes", "webhooks"}
+    sections = {"state", "http", "apps", "mailboxes", "webhooks", "routes"}
+    assert set(schema["properties"]) >= sections
 
 
 def test_parse_prints_the_body_of_a_webhook(tmp_path: Path) -> None:
@@ -193,6 +194,34 @@ def test_parse_uses_the_settings_of_mailbox_and_webhook(tmp_path: Path) -> None:
     without = run("parse", "a.eml", "--mailbox", "any", cwd=tmp_path)
     assert json.loads(without.stdout)["data"]["mailbox"] == "any"
     assert run("parse", "a.eml", "--webhook", "erp", cwd=tmp_path).returncode == 78
+
+
+def test_parse_shows_what_the_routes_say(tmp_path: Path) -> None:
+    """Each route's word stands on standard error, and what it extracted in the body."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    text = re.sub(r"^routes:\n(?:[ #].*\n|\n)*", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^    (?:# )?routes: .*\n", "", text, flags=re.MULTILINE)
+    text = text.replace("\n    app: ", "\n    routes: [alarm, rest]\n    app: ", 1)
+    text += """
+routes:
+  alarm:
+    match: {from: ["*@ils.example"]}
+    require: {authenticated: true}
+    extract: {keyword: {regex: 'Stichwort: (.+)'}}
+    webhooks: [erp]
+    stop: true
+  rest: {webhooks: [erp]}
+"""
+    (tmp_path / "mailbridge.yaml").write_text(text, encoding="utf-8")
+    words = ("parse", "-", "--mailbox", "alarm", "--webhook", "erp")
+    done = run(*words, cwd=tmp_path, env=SECRETS, stdin=MAIL)
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)["data"]
+    assert (data["route"], data["fields"]) == ("alarm", {"keyword": "B3"})
+    lines = done.stderr.decode().splitlines()
+    assert lines[0].startswith("route alarm: hold (not authenticated: ")
+    assert lines[0].endswith(" -> erp")
+    assert lines[1] == "route rest: passes by (not asked: alarm is the last for it)"
 
 
 def test_offline_commands_stay_light(tmp_path: Path) -> None:
