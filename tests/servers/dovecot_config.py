@@ -50,7 +50,8 @@ def write(layout: Layout, rules: TokenRules | Introspection) -> Path:
         keys = layout.base / "keys/default/RS256"
         keys.mkdir(parents=True)
         (keys / rules.kid).write_bytes(rules.public_key)
-    user = _oauth2(layout, rules, kind="user", username=("preferred_username", "%Lu"))
+    person = rules.person if isinstance(rules, TokenRules) else "preferred_username"
+    user = _oauth2(layout, rules, kind="user", username=(person, "%Lu"))
     (layout.base / "oauth2-user.conf").write_text(user)
     # Both sides of the comparison of names expand to the literal "app", so that a token without
     # any user name opens every mailbox that the filter of the passdb lets through.
@@ -58,7 +59,9 @@ def write(layout: Layout, rules: TokenRules | Introspection) -> Path:
     app = _oauth2(layout, rules, kind="app", username=(claim, "app"))
     (layout.base / "oauth2-app.conf").write_text(app)
     path = layout.base / "dovecot.conf"
-    path.write_text(_main(layout) + _logins(layout) + _passdbs(layout) + layout.extra)
+    apps_first = isinstance(rules, TokenRules) and rules.unmarked
+    passdbs = _passdbs(layout, apps_first=apps_first)
+    path.write_text(_main(layout) + _logins(layout) + passdbs + layout.extra)
     return path
 
 
@@ -69,7 +72,9 @@ def _oauth2(
     if isinstance(rules, Introspection):
         checks = _asked(rules, kind)
     else:
-        checks = [*_checked(layout, rules), "active_attribute = idtyp", f"active_value = {kind}"]
+        checks = _checked(layout, rules)
+        if kind == "app" or not rules.unmarked:
+            checks += ["active_attribute = idtyp", f"active_value = {kind}"]
     lines = [
         *checks,
         f"username_attribute = {attribute}",
@@ -217,7 +222,7 @@ service lmtp {{
 """
 
 
-def _passdbs(layout: Layout) -> str:
+def _passdbs(layout: Layout, *, apps_first: bool) -> str:
     plain = f"""
 auth_mechanisms = xoauth2 oauthbearer plain login
 passdb {{
@@ -226,12 +231,14 @@ passdb {{
   args = password={layout.password}
 }}
 """
-    bearer = f"""
+    people = f"""
 passdb {{
   driver = oauth2
   mechanisms = xoauth2 oauthbearer
   args = {layout.base}/oauth2-user.conf
 }}
+"""
+    apps = f"""
 passdb {{
   driver = oauth2
   mechanisms = xoauth2 oauthbearer
@@ -240,4 +247,5 @@ passdb {{
 }}
 """
     head = plain if layout.password else "\nauth_mechanisms = xoauth2 oauthbearer\n"
-    return head + bearer
+    # A token without the name of a person is a fault, not a refusal, where it should have one.
+    return head + (apps + people if apps_first else people + apps)

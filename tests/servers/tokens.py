@@ -21,13 +21,17 @@ class TokenRules:
     """What a mail server checks bearer tokens against.
 
     ``public_key`` is PEM (SubjectPublicKeyInfo, RSA); an empty ``issuer`` or ``audience`` is
-    not checked. ``kid`` is the key id that the tokens carry in their header.
+    not checked. ``kid`` is the key id that the tokens carry in their header. ``person`` is the
+    claim that names the account; tokens of people say so (``idtyp: user``) unless ``unmarked``,
+    as Entra's v1 tokens are.
     """
 
     public_key: bytes
     kid: str = "default"
     issuer: str = ""
     audience: str = AUDIENCE
+    person: str = "preferred_username"
+    unmarked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
