@@ -1,29 +1,26 @@
-"""What the daemon knows: status, log, trace.
+"""What the daemon knows: its status; and how commands look into its database.
 
 Reading opens the database beside a running daemon; the status is asked of the daemon itself.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mailbridge.cli.daemon import run_async
-from mailbridge.cli.output import emit_json, say, table, tell
-from mailbridge.documents import document, documents
+from mailbridge.cli.output import emit_json, say, table
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from mailbridge.config import Config
-    from mailbridge.store.rows import DeliveryRow, MessageRow, Trace
     from mailbridge.store.store import Store
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -34,6 +31,7 @@ STYLES = {
     "not_connected": "yellow",
     "deferred": "yellow",
     "gap": "yellow",
+    "held": "bold yellow",
     "failing": "red",
     "parked": "bold red",
     "dead": "bold red",
@@ -44,16 +42,12 @@ STYLES = {
     "temporarily_unavailable": "yellow",
     "not running": "red",
 }
-#: as in the store's rows; spelled out here, since commands load the store when they need it
-MessageState = Literal["accepted", "delivered", "dead", "gap", "known", "held", "dropped"]
 _SPAN = re.compile(r"(\d+)([smhd])")
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(status)
-    app.command("log")(log_)
-    app.command()(trace)
 
 
 def moment(text: str) -> datetime:
@@ -163,13 +157,14 @@ def _print_status(document: Mapping[str, Any]) -> None:
         _print_standing(box)
     say()
     table(
-        ["webhook", "state", "waiting", "deferred", "dead", "oldest", "last delivered"],
+        ["webhook", "state", "waiting", "deferred", "held", "dead", "oldest", "last delivered"],
         [
             [
                 hook["name"],
                 hook["state"],
                 hook["waiting"],
                 hook["deferred"],
+                hook["held"],
                 hook["dead"],
                 _ago(hook["oldest"]),
                 _ago(hook["last_delivered"]),
@@ -201,131 +196,3 @@ def _ago(text: str | None) -> str | None:
         if seconds >= 2 * size:
             return f"{seconds // size} {unit} ago"
     return f"{max(0, seconds)} s ago"
-
-
-# --- log and trace
-
-
-def log_(  # noqa: PLR0913 - the options of the command
-    ctx: typer.Context,
-    *,
-    mailbox: Annotated[str | None, typer.Option(help="Only this mailbox.")] = None,
-    state: Annotated[MessageState | None, typer.Option(help="Only these.")] = None,
-    since: Annotated[
-        datetime | None, typer.Option(parser=moment, metavar="TIME", help="From this time on.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many.")] = 100,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new ones.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Show the mail log, newest first: one row per message with where it is."""
-    from mailbridge.cli.main import load_config
-
-    config = load_config(ctx)
-
-    async def rows() -> Sequence[MessageRow]:
-        async with reading(config) as store:
-            return await store.messages(mailbox=mailbox, state=state, since=since, limit=limit)
-
-    async def following() -> None:
-        async with reading(config) as store:
-            found = await store.messages(mailbox=mailbox, state=state, since=since, limit=limit)
-            last = 0
-            while True:
-                for row in reversed(found):
-                    say("  ".join(str(part) for part in _log_row(row)))
-                    last = max(last, row.number)
-                await asyncio.sleep(1.0)
-                found = await store.messages(
-                    mailbox=mailbox, state=state, after=last, limit=100_000
-                )
-
-    if follow:
-        try:
-            run_async(following())
-        except KeyboardInterrupt:
-            return
-    found = run_async(rows())
-    if as_json:
-        emit_json(documents(found))
-        return
-    table(
-        ["accepted", "state", "mailbox", "folder", "uid", "size", "id", "note"],
-        [_log_row(row) for row in found],
-        styles=STYLES,
-        empty="no messages",
-    )
-
-
-def _log_row(row: MessageRow) -> list[object]:
-    place = row.ref.uidl or row.ref.uid
-    note = row.reason or ("" if row.settled is not False else "server not told yet")
-    at = row.at.strftime("%Y-%m-%d %H:%M:%S")
-    return [at, row.state, row.ref.mailbox, row.ref.folder, place, row.size, row.id, note]
-
-
-def trace(
-    ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="ID")],
-    *,
-    as_json: AsJson = False,
-) -> None:
-    """Show everything known about one message, by webhook-id, Message-ID or delivery number."""
-    from mailbridge.cli.main import load_config
-
-    config = load_config(ctx)
-
-    async def get() -> Trace:
-        async with reading(config) as store:
-            return await store.trace(name)
-
-    found = run_async(get())
-    if not found.messages and not found.deliveries:
-        tell(f"mailbridge: nothing is known of {name}")
-        raise typer.Exit(1)
-    if as_json:
-        emit_json(document(found))
-        return
-    for message in found.messages:
-        _print_message(message)
-    for delivery in found.deliveries:
-        _print_delivery(delivery)
-        for attempt in found.attempts:
-            if attempt.delivery == delivery.id:
-                said = " ".join(
-                    str(part) for part in (attempt.status, attempt.reason, attempt.detail) if part
-                )
-                say(
-                    f"    {attempt.at:%Y-%m-%d %H:%M:%S}  attempt {attempt.number}:"
-                    f" {attempt.outcome} in {attempt.seconds * 1000:.0f} ms  {said}"
-                )
-
-
-def _print_message(row: MessageRow) -> None:
-    ref = row.ref
-    place = f"UIDL {ref.uidl}" if ref.uidl else f"UIDVALIDITY {ref.uidvalidity} UID {ref.uid}"
-    say(f"{row.id}  {row.state}")
-    say(f"  mailbox {ref.mailbox} ({row.address}), folder {ref.folder}, {place}")
-    say(f"  Message-ID {row.message_id or '-'}, {row.size} bytes, sha256 {row.sha256 or '-'}")
-    if row.received_at:
-        say(f"  seen by the server   {row.received_at:%Y-%m-%d %H:%M:%S} UTC")
-    if row.state == "gap":
-        since = f"{row.at:%Y-%m-%d %H:%M:%S} UTC"
-        say(f"  gap since            {since}: {row.reason}, {row.tries} tries")
-        return
-    say(f"  accepted             {row.at:%Y-%m-%d %H:%M:%S} UTC")
-    if row.settled_at:
-        say(f"  server told          {row.settled_at:%Y-%m-%d %H:%M:%S} UTC")
-    elif row.settled is False:
-        say("  server not told yet")
-    if row.known_as:
-        say(f"  known before as      {row.known_as}")
-    if not row.raw_kept:
-        say("  raw bytes purged by retention")
-
-
-def _print_delivery(row: DeliveryRow) -> None:
-    due = f", due {row.due_at:%Y-%m-%d %H:%M:%S} UTC" if row.state in {"queued", "deferred"} else ""
-    replayed = f", replay {row.replay}" if row.replay else ""
-    kind = f"{row.type}, {row.attempts} attempt(s){due}{replayed}"
-    say(f"  delivery {row.id} to {row.sink}: {row.state}, {kind}")

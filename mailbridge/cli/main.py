@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mailbridge.cli import change, daemon, data, offline, people, probe
+from mailbridge.cli import change, daemon, data, mail_log, offline, people, probe
 from mailbridge.cli.output import complain, tell
 from mailbridge.errors import MailbridgeError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mailbridge.config import Config
 
 #: each has ``register(app)``; heavy imports stay inside of their commands
-MODULES = (daemon, offline, probe, people, data, change)
+MODULES = (daemon, offline, probe, people, data, mail_log, change)
 
 
 class LogFormat(StrEnum):

@@ -18,9 +18,9 @@ from mailbridge.errors import ConfigError, MailbridgeError
 from mailbridge.log import escape, redact
 
 
-def emit_json(document: Any) -> None:
+def emit_json(document: Any, *, indent: int | None = 2) -> None:
     """Print one JSON document on standard output; times become ISO 8601 in UTC."""
-    typer.echo(json.dumps(document, ensure_ascii=False, indent=2, default=_jsonable))
+    typer.echo(json.dumps(document, ensure_ascii=False, indent=indent, default=_jsonable))
 
 
 def _jsonable(value: Any) -> Any:

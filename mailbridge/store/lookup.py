@@ -26,6 +26,12 @@ from mailbridge.store.tables import (
     takings,
 )
 
+_SENT: Final = sa.select(
+    *(
+        deliveries.c[name]
+        for name in ("pk", "message", "sink", "state", "attempts", "replay", "last_reason")
+    )
+)
 # In the words of the partial index.
 _UNROUTED: Final = sa.text("messages.routed = 0 AND messages.known_as IS NULL")
 
@@ -153,17 +159,14 @@ def _open_gaps(connection: sa.Connection, wanted: Wanted) -> list[MessageRow]:
 
 
 def _message_rows(connection: sa.Connection, rows: Sequence[Any]) -> list[MessageRow]:
-    states: dict[int, set[str]] = defaultdict(set)
+    sent: dict[int, list[Any]] = defaultdict(list)
+    steps: dict[int, str] = {}
     for ids in chunks([row.pk for row in rows]):
-        for message, state in connection.execute(
-            sa.select(deliveries.c.message, deliveries.c.state).where(deliveries.c.message.in_(ids))
-        ):
-            states[message].add(state)
-    taken: set[int] = set()
-    for ids in chunks([row.pk for row in rows if row.pk not in states]):
-        found = sa.select(rulings.c.message).where(rulings.c.message.in_(ids), rulings.c.taken > 0)
-        taken.update(connection.execute(found).scalars())
-    return [message_row(row, states[row.pk], taken=row.pk in taken) for row in rows]
+        for one in connection.execute(_SENT.where(deliveries.c.message.in_(ids))):
+            sent[one.message].append(one)
+        said = sa.select(rulings.c.message, rulings.c.steps).where(rulings.c.message.in_(ids))
+        steps.update((number, text) for number, text in connection.execute(said))
+    return [message_row(row, sent[row.pk], steps.get(row.pk)) for row in rows]
 
 
 def read_deliveries(

@@ -42,8 +42,12 @@ class MessageRow:
     known_as: str | None
     #: whether its raw bytes are still here
     raw_kept: bool
-    #: of a gap: why, and how often it was tried
+    #: the routes that took it, in their order
+    routes: tuple[str, ...] = ()
+    #: why it is in this state; of a delivery, that at ``webhook``; of a gap, what the server said
     reason: str = ""
+    webhook: str | None = None
+    #: of a gap or of that delivery
     tries: int = 0
 
 

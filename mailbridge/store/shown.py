@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
@@ -30,15 +31,15 @@ _RANKS: Final[tuple[tuple[DeliveryState, MessageState], ...]] = (
 )
 
 
-def message_row(row: Any, states: set[str], *, taken: bool) -> MessageRow:
-    """Return a line of the mail log; ``states`` of its deliveries, ``taken`` by a route."""
-    state: MessageState = "dropped" if states or taken else "unrouted"
-    if row.known_as:
-        state = "known"
-    for rank, name in _RANKS:
-        if rank.value in states:
-            state = name
-            break
+def message_row(row: Any, sent: Sequence[Any], steps: str | None) -> MessageRow:
+    """Return a line of the mail log; ``sent`` are its deliveries, ``steps`` the ruling, if any."""
+    taken = [] if steps is None else [s for s in orjson.loads(steps) if s["verdict"] != "passed_by"]
+    state, one = _standing(sent)
+    if state is None:
+        state = "known" if row.known_as else "dropped" if sent or taken else "unrouted"
+    reason = (one.last_reason or "") if one else ""
+    if state == "dropped" and not sent:
+        reason = next((said["reason"] for said in taken if said["verdict"] == "drop"), "")
     return MessageRow(
         number=row.pk,
         id=row.id,
@@ -54,7 +55,20 @@ def message_row(row: Any, states: set[str], *, taken: bool) -> MessageRow:
         settled_at=moment_or_none(row.settled_at),
         known_as=row.known_as,
         raw_kept=row.kept == Kept.RAW,
+        routes=tuple(said["route"] for said in taken),
+        reason=reason,
+        webhook=one.sink if one else None,
+        tries=one.attempts if one else 0,
     )
+
+
+def _standing(sent: Sequence[Any]) -> tuple[MessageState | None, Any]:
+    """Return the state that counts, and the delivery that it is from: one with a reason first."""
+    for rank, name in _RANKS:
+        those = [one for one in sent if one.state == rank.value]
+        if those:
+            return name, max(those, key=lambda one: (bool(one.last_reason), one.replay, -one.pk))
+    return None, max(sent, key=lambda one: one.pk, default=None)
 
 
 def gap_row(row: Any) -> MessageRow:

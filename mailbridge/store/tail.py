@@ -9,100 +9,119 @@ follows only when every transaction that could still bring a lower number has en
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, TypeVar
 
 import sqlalchemy as sa
 
 from mailbridge.store.lookup import Wanted, read_messages
 from mailbridge.store.rows import MessageRow
 
-Look = Callable[[sa.Connection], list[MessageRow]]
+T = TypeVar("T")
 
 #: lines that are read at once; and how far back, in lines, the first look remembers what it saw
 PAGE: Final = 1000
-#: the first transaction that has not ended, and the number of the next one
 _SNAPSHOT: Final = sa.text(
     "SELECT txid_snapshot_xmin(now.seen), txid_snapshot_xmax(now.seen)"
     " FROM (SELECT txid_current_snapshot() AS seen) AS now"
 )
 
 
+class Read(Protocol):
+    """A ``Protocol``: runs a function in one transaction that only reads."""
+
+    def __call__(self, work: Callable[[sa.Connection], T], /) -> Awaitable[T]:
+        """Return what ``work`` returns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """Where a tail stands. Of the numbers up to ``mark``, none is to come."""
+
+    mark: int
+    #: above the mark
+    shown: frozenset[int]
+    #: the highest number that was read
+    highest: int
+    #: such highest numbers, each with the transaction that was next at the look after it
+    waiting: tuple[tuple[int, int], ...] = ()
+    gaps: frozenset[str]
+
+
 class Tail:
     """Gives the newest lines at the first call, and at each further one those that are new.
 
     ``wanted`` filters; its ``limit`` is for the first call. A gap is shown when it opens, the
-    message when it comes. A message that is committed while a thousand later ones are already
-    there when the first call is made is taken for one of the past.
+    message when it comes. A call that fails has shown nothing and may be made again. A message
+    that is committed while a thousand later ones are already there when the first call is made
+    is taken for one of the past.
     """
 
-    def __init__(self, read: Callable[[Look], Awaitable[list[MessageRow]]], wanted: Wanted) -> None:
+    def __init__(self, read: Read, wanted: Wanted) -> None:
         self._read = read
         self._wanted = wanted
-        # Of the numbers up to the mark, none is to come; of those above it, these were shown.
-        self._mark: int | None = None
-        self._shown: set[int] = set()
-        self._gaps: set[str] = set()
-        # The highest number of a look, with the transaction that began first after the next look.
-        self._waiting: list[tuple[int, int]] = []
-        self._highest = 0
+        self._seen: _Seen | None = None
 
     async def more(self) -> Sequence[MessageRow]:
         """Return the lines that were not shown yet, the oldest first."""
-        return await self._read(self._begin if self._mark is None else self._go_on)
+        seen = self._seen
+        if seen is None:
+            rows, self._seen = await self._read(self._begin)
+        else:
+            rows, self._seen = await self._read(lambda connection: self._go_on(connection, seen))
+        return rows
 
-    def _begin(self, connection: sa.Connection) -> list[MessageRow]:
+    def _begin(self, connection: sa.Connection) -> tuple[list[MessageRow], _Seen]:
         limit = self._wanted.limit
         found = read_messages(connection, replace(self._wanted, limit=max(limit, PAGE)))
         rows = [row for row in found if row.number]
-        self._shown = {row.number for row in rows}
-        self._mark = min(self._shown, default=1) - 1
-        self._highest = max(self._shown, default=0)
-        return [*self._new_gaps(connection), *reversed(rows[:limit])]
+        gaps = self._gaps(connection)
+        shown = frozenset(row.number for row in rows)
+        seen = _Seen(
+            mark=min(shown, default=1) - 1,
+            shown=shown,
+            highest=max(shown, default=0),
+            gaps=frozenset(row.id for row in gaps),
+        )
+        return [*gaps, *reversed(rows[:limit])], seen
 
-    def _go_on(self, connection: sa.Connection) -> list[MessageRow]:
-        ended, next_one = self._transactions(connection)
-        new = self._new_gaps(connection)
-        highest = self._highest
-        for row in self._above(connection):
-            highest = max(highest, row.number)
-            if row.number not in self._shown:
-                self._shown.add(row.number)
-                new.append(row)
+    def _go_on(self, connection: sa.Connection, seen: _Seen) -> tuple[list[MessageRow], _Seen]:
+        # Before the messages are read: what has ended now is seen then.
+        ended, next_one = _transactions(connection)
+        gaps = self._gaps(connection)
+        above = list(self._above(connection, seen.mark))
+        new = [row for row in gaps if row.id not in seen.gaps]
+        new += [row for row in above if row.number not in seen.shown]
         # A number may be given a moment before its transaction has one: hence one look later.
-        self._waiting.append((self._highest, next_one))
-        self._highest = highest
-        self._move_mark(ended)
-        return new
+        waiting = (*seen.waiting, (seen.highest, next_one))
+        mark = max([seen.mark, *(number for number, begun in waiting if begun <= ended)])
+        return new, _Seen(
+            mark=mark,
+            shown=frozenset(row.number for row in above if row.number > mark),
+            highest=max([seen.highest, *(row.number for row in above)]),
+            waiting=tuple(one for one in waiting if one[1] > ended),
+            gaps=frozenset(row.id for row in gaps),
+        )
 
-    def _transactions(self, connection: sa.Connection) -> tuple[int, int]:
-        if connection.dialect.name == "sqlite":
-            return 0, 0
-        ended, next_one = connection.execute(_SNAPSHOT).one()
-        return ended, next_one
-
-    def _move_mark(self, ended: int) -> None:
-        """Move the mark up to what was read before every transaction of that time had ended."""
-        done = [number for number, begun in self._waiting if begun <= ended]
-        if done:
-            self._waiting = [one for one in self._waiting if one[1] > ended]
-            self._mark = max(self._mark or 0, *done)
-            self._shown = {number for number in self._shown if number > self._mark}
-
-    def _above(self, connection: sa.Connection) -> Iterator[MessageRow]:
-        after = self._mark
+    def _above(self, connection: sa.Connection, mark: int) -> Iterator[MessageRow]:
         while True:
-            page = replace(self._wanted, after=after, before=None, oldest=True, limit=PAGE)
+            page = replace(self._wanted, after=mark, before=None, oldest=True, limit=PAGE)
             rows = read_messages(connection, page)
             yield from rows
             if len(rows) < PAGE:
                 return
-            after = rows[-1].number
+            mark = rows[-1].number
 
-    def _new_gaps(self, connection: sa.Connection) -> list[MessageRow]:
+    def _gaps(self, connection: sa.Connection) -> list[MessageRow]:
         if self._wanted.state not in {None, "gap"}:
             return []
-        found = read_messages(connection, replace(self._wanted, state="gap", limit=PAGE))
-        new = [row for row in reversed(found) if row.id not in self._gaps]
-        self._gaps = {row.id for row in found}
-        return new
+        gaps = read_messages(connection, replace(self._wanted, state="gap", limit=PAGE))
+        return gaps[::-1]
+
+
+def _transactions(connection: sa.Connection) -> tuple[int, int]:
+    """Return the first transaction that has not ended, and the number of the next one."""
+    if connection.dialect.name == "sqlite":
+        return 0, 0
+    ended, next_one = connection.execute(_SNAPSHOT).one()
+    return ended, next_one
