@@ -33,6 +33,7 @@ from mailbridge.answers import Answers
 from mailbridge.build import Builder, Daemon, utc_now
 from mailbridge.config import Config
 from mailbridge.errors import MailbridgeError, TemporaryError, first_of
+from mailbridge.fallback import Fallbacks
 from mailbridge.health import Health
 from mailbridge.http.control import control, socket_path
 from mailbridge.http.listening import listen
@@ -119,6 +120,7 @@ async def serve(
                 )
                 await running.start()
                 watching = group.create_task(supervisor.run())
+                falling_back = group.create_task(_fallbacks(daemon, builder).run())
                 schedule.start()
                 stack.callback(schedule.stop)
                 log.info(
@@ -137,6 +139,7 @@ async def serve(
                 service.stopping()
                 log.info("daemon.stopping")
                 watching.cancel()
+                falling_back.cancel()
                 await running.finish()
         except BaseExceptionGroup as group_error:
             raise first_of(group_error) from group_error
@@ -221,7 +224,7 @@ def _schedule(
     schedule = Schedule(now=utc_now, rng=rng)
     look_after = functools.partial(_look_after, daemon, builder)
     schedule.chore(LOOK_AFTER_EVERY, look_after, name="credentials", soon=LOOK_AFTER_FIRST)
-    schedule.chore(RESCUE_EVERY, functools.partial(_rescue, daemon), name="rescue")
+    schedule.chore(RESCUE_EVERY, functools.partial(_rescue, daemon, builder), name="rescue")
     schedule.chore(PURGE_EVERY, functools.partial(_purge, daemon), name="purge")
     if service.watchdog_seconds:
         work = functools.partial(_feed_watchdog, daemon, supervisor, service)
@@ -229,10 +232,20 @@ def _schedule(
     return schedule
 
 
-async def _rescue(daemon: Daemon) -> None:
+def _fallbacks(daemon: Daemon, builder: Builder) -> Fallbacks:
+    return Fallbacks(
+        store=daemon.store.outages,
+        to=builder.fallbacks,
+        on_fall_back=daemon.wake_dispatchers,
+        now=utc_now,
+    )
+
+
+async def _rescue(daemon: Daemon, builder: Builder) -> None:
     """Queue again what a dispatcher that died, or another host, left claimed."""
+    listeners = functools.partial(builder.listeners_for, kind="delivery.dead")
     try:
-        if rescued := await daemon.store.rescue():
+        if rescued := await daemon.store.rescue(listeners=listeners):
             log.warning("delivery.rescued", count=rescued)
             daemon.wake_dispatchers()
     except MailbridgeError as error:

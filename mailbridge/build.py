@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -28,6 +27,7 @@ from mailbridge.sources.imap import FetchLimits, ImapSource
 from mailbridge.sources.pop3 import Pop3Source
 from mailbridge.sources.push import Openings, Parking
 from mailbridge.sources.transport import MailServer
+from mailbridge.store.base import Fallback
 from mailbridge.store.store import Store
 from mailbridge.sweep import Sweeps
 
@@ -62,6 +62,11 @@ class Daemon:
         """Say to every dispatcher that something new may be due."""
         for dispatcher in self.dispatchers.values():
             dispatcher.wake()
+
+    def hurry_dispatchers(self) -> None:
+        """Say to every dispatcher that a person wants to see attempts, whatever was before."""
+        for dispatcher in self.dispatchers.values():
+            dispatcher.hurry()
 
 
 class Builder:
@@ -98,11 +103,21 @@ class Builder:
             store=self._daemon.store,
             policy=POLICIES[webhook.profile],
             health=health,
-            listeners=functools.partial(self.listeners_for, kind="delivery.dead"),
+            listeners=self.listeners_for,
+            on_notice=self._daemon.wake_dispatchers,
+            strict=webhook.order == "strict",
             run_blocking=self._run,
             now=utc_now,
             rng=self._rng,
         )
+
+    def fallbacks(self) -> Mapping[str, Fallback]:
+        """Return, by webhook, what another one gets too, and after how long."""
+        return {
+            name: Fallback(to=hook.fallback.webhook, after=hook.fallback.after.total_seconds())
+            for name, hook in self._config.webhooks.items()
+            if hook.fallback is not None
+        }
 
     def listeners_for(self, mailbox: str, kind: str) -> Sequence[str]:
         """Return the webhooks that get this kind of event of this mailbox."""

@@ -14,6 +14,12 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+import structlog
+
+from mailbridge.errors import MailbridgeError
+
+log = structlog.get_logger()
+
 #: upper bounds in seconds: from a blink to the seven days that a delivery may take
 DELIVERY_BOUNDS: Final = (
     *(0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
@@ -175,6 +181,12 @@ class SinkHealth:
     trouble: str = ""
     #: seconds from when a mail was visible on its server until this sink had it
     took: Histogram = field(default_factory=lambda: Histogram(DELIVERY_BOUNDS))
+
+    def in_trouble(self, error: MailbridgeError) -> None:
+        """Note that the store does not answer, and say so once, not every second."""
+        if self.trouble != error.code:
+            self.trouble = error.code
+            log.error("store.trouble", sink=self.name, error=str(error), code=error.code)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -42,8 +42,8 @@ class Overview(Protocol):
     def health(self) -> Health | None:
         """What the daemon sees."""
 
-    def wake_dispatchers(self) -> None:
-        """Say to every dispatcher that something new may be due."""
+    def hurry_dispatchers(self) -> None:
+        """Say to every dispatcher that a person wants to see attempts, whatever was before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class Alone:
     store: Store
     health: None = None
 
-    def wake_dispatchers(self) -> None:
+    def hurry_dispatchers(self) -> None:
         """There are none."""
 
 
@@ -73,7 +73,7 @@ class Operator:
         self._mended = mended
         self._store = daemon.store
         self._health = daemon.health
-        self._wake = daemon.wake_dispatchers
+        self._wake = daemon.hurry_dispatchers
 
     @property
     def _config(self) -> Config:

@@ -14,7 +14,18 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final, Literal
 
-from mailbridge.model import Dead, Decision, Delivered, Done, Outcome, Rejected, Retry
+from mailbridge.model import (
+    Dead,
+    Decision,
+    Delivered,
+    Delivery,
+    Done,
+    Dropped,
+    Held,
+    Outcome,
+    Rejected,
+    Retry,
+)
 
 ProfileName = Literal["default", "alarm"]
 
@@ -112,3 +123,23 @@ def decide(  # noqa: PLR0913 - everything that a pure decision depends on has to
         asked = min(retry_after, policy.retry_after_cap) * rng.uniform(1.0, 1 + JITTER)
         due_at = max(due_at, now + timedelta(seconds=asked))
     return Retry(due_at=due_at)
+
+
+def too_old(delivery: Delivery, now: datetime) -> Decision | None:
+    """Decide what becomes of a delivery that its route wants no older than it is by now.
+
+    ``None``: it is to be attempted.
+    """
+    expires_at = delivery.expires_at
+    if expires_at is None or now < expires_at or delivery.otherwise == "deliver":
+        return None
+    late = (now - expires_at).total_seconds()
+    reason = f"older than max_age, by {_in_words(late)}"
+    return Held(reason=reason) if delivery.otherwise == "hold" else Dropped(reason=reason)
+
+
+def _in_words(seconds: float) -> str:
+    for size, unit in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

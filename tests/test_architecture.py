@@ -23,7 +23,6 @@ LONG_FUNCTIONS = {
     "mailbridge/cli/probe.py:_send": "one request and all that is told about its answer",
 }
 LONG_MODULES = {
-    "mailbridge/dispatch.py": "one loop: claiming, attempting and resolving share its state",
     "mailbridge/model.py": "the nouns, which everybody looks up in one place",
     "mailbridge/store/tables.py": "the tables, with what their columns mean",
     "mailbridge/sinks/webhook.py": "one adapter; its phases read from top to bottom",

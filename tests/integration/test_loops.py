@@ -152,7 +152,7 @@ def dispatcher(hook: Hook, store: Any, now: Callable[[], datetime] = utc_now) ->
         store=store,
         policy=POLICIES["default"],
         health=SinkHealth(name="hook"),
-        listeners=lambda _mailbox: ["hook"],
+        listeners=lambda _mailbox, _kind: ["hook"],
         run_blocking=_render_here,
         now=now,
         rng=random.Random(7),
@@ -418,7 +418,7 @@ async def test_suspects_are_not_starved_by_a_busy_queue(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was in hand at three deaths gets its turn although new mail never stops coming."""
-    monkeypatch.setattr("mailbridge.dispatch.SUSPECTS_EVERY", 0.05)
+    monkeypatch.setattr("mailbridge.feeder.SUSPECTS_EVERY", 0.05)
     [suspect] = await fill(store, 1)
     for _ in range(3):
         await store.claim("hook", limit=1, max_bytes=1 << 20, lease=0.0)
@@ -501,9 +501,9 @@ class Counting:
             await on_claim()
         return claimed
 
-    async def next_due(self, sink: str) -> datetime | None:
+    async def next_due(self, sink: str, **how: Any) -> datetime | None:
         self.looks += 1
-        return await self._store.next_due(sink)
+        return await self._store.next_due(sink, **how)
 
     async def resolve(self, resolutions: Sequence[Any]) -> Sequence[Any]:
         held = await self._store.resolve(resolutions)
@@ -557,7 +557,7 @@ async def test_a_wake_during_a_claim_is_not_lost(store: Store) -> None:
     assert counting.claims == 2
 
 
-async def _never(sink: str) -> None:
+async def _never(sink: str, **how: Any) -> None:
     return None
 
 
