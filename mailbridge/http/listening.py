@@ -54,7 +54,9 @@ def _addresses(http: Http) -> list[tuple[int, tuple[Any, ...]]]:
 
 
 def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
-    one = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, the event loop sends answers at once (TCP_NODELAY); without it,
+    # the body waits 40 ms for the client to acknowledge the head.
+    one = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

@@ -29,9 +29,13 @@ from mailbridge.http.probes import unseen
 from mailbridge.http.tokens import Tokens
 from mailbridge.http.wire import Connections
 
-#: seconds for which one look at the store serves; longer when the look itself is slow
+#: seconds for which one look at the store serves
 FRESH: Final = 1.0
+#: what was slow, a look or the writing of it, serves for so many times as long as it took:
+#: whoever scrapes without end cannot take more than a tenth of the daemon with it
 SHARE: Final = 10.0
+#: forms of the text that are kept at the same time
+FORMS: Final = 8
 
 
 class Metrics(Collector):
@@ -47,6 +51,8 @@ class Metrics(Collector):
         self._figures = Figures(apps={}, waiting=None)
         self._fresh_until = 0.0
         self._one_at_a_time = asyncio.Lock()
+        #: by media type: the text, and until when it serves
+        self._texts: dict[str, tuple[bytes, float]] = {}
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
         ProcessCollector(namespace="mailbridge", registry=self.registry)
@@ -60,6 +66,19 @@ class Metrics(Collector):
             self._figures = await self._operations.figures()
             took = time.monotonic() - began
             self._fresh_until = began + took + max(FRESH, SHARE * took)
+
+    def text(self, accept: str) -> tuple[bytes, str]:
+        """Return the metrics in the form that is asked for, and its media type."""
+        encode, kind = choose_encoder(accept)
+        began = time.monotonic()
+        text, until = self._texts.get(kind, (b"", 0.0))
+        if began >= until:
+            if len(self._texts) >= FORMS:
+                self._texts.clear()
+            text = encode(self.registry)
+            ended = time.monotonic()
+            self._texts[kind] = (text, ended + SHARE * (ended - began))
+        return text, kind
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family; see ``docs/http-api.md`` for what they mean."""
@@ -170,8 +189,8 @@ def metrics(collector: Metrics) -> APIRouter:
     )
     async def scrape(request: Request) -> Response:
         await collector.look()
-        encode, kind = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(collector.registry), headers={"content-type": kind})
+        text, kind = collector.text(request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": kind})
 
     return router
 

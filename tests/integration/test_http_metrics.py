@@ -35,7 +35,9 @@ NAMES = {
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Api]:
+async def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
+    monkeypatch.setattr("mailbridge.http.metrics.SHARE", 0.0)
+    monkeypatch.setattr("mailbridge.http.metrics.FRESH", 0.0)
     async with running_api(tmp_path) as running:
         yield running
 
@@ -150,6 +152,19 @@ async def test_scrapes_share_one_look_at_the_store(
     await asyncio.gather(*(samples(api) for _ in range(20)))
     await samples(api)
     assert asked == 1
+
+
+async def test_scrapes_without_end_share_what_was_written(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text serves for a while that is long against writing it; each form is kept apart."""
+    monkeypatch.setattr("mailbridge.http.metrics.SHARE", 1e6)
+    [folder] = api.health.folders
+    before = await samples(api)
+    folder.proven(NOON)
+    assert await samples(api) == before
+    answer, _ = await api.ask("GET", "/metrics", headers={"accept": "application/openmetrics-text"})
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
 
 
 async def test_metrics_outlive_the_store(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

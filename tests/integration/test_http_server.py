@@ -221,6 +221,14 @@ async def test_every_answer_has_the_headers_that_browsers_obey(api: Api) -> None
         assert "access-control-allow-origin" not in headers
 
 
+async def test_answers_do_not_wait_for_acknowledgements(api: Api) -> None:
+    """Head and body of an answer are sent at once, whether or not the client has read the head."""
+    await api.call("GET", "/healthz")
+    [connection] = api.server.connections.open
+    raw = connection.transport.get_extra_info("socket")
+    assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 async def test_head_is_get_without_the_body(api: Api) -> None:
     """Probes that ask with HEAD get the status and the headers of GET."""
     answer, content = await api.ask("HEAD", "/healthz", token=None)
