@@ -147,9 +147,7 @@ class _Web:
             return self._refused(lang, "callback", why, name=journey.offer.mailbox, status=403)
         journey.phase = "answered"
         # A browser that goes away must not end what it began: a code is good for one time.
-        taking = asyncio.create_task(self._take(journey, dict(query)))
-        self._desk.pending.run(taking)
-        await asyncio.shield(taking)
+        await asyncio.shield(self._desk.pending.finish(self._take(journey, dict(query))))
         place = f"{self._desk.public_url}/oauth/result/{journey.tag}"
         return RedirectResponse(place, status_code=303, headers=headers(self._origin, lang))
 
@@ -175,7 +173,7 @@ class _Web:
         journey.phase = "saved"
         self._count("signed_in")
         log.info("oauth.signed_in", **about, app=offer.app)
-        pending.run(asyncio.create_task(self._test(journey)))
+        pending.test(self._test(journey))
 
     async def _test(self, journey: Journey) -> None:
         name = journey.offer.mailbox

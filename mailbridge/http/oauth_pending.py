@@ -15,10 +15,10 @@ import asyncio
 import hmac
 import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from mailbridge.errors import MailbridgeError, TemporaryError
 from mailbridge.http.oauth_desk import Attempt, Offer, Tested
@@ -30,6 +30,8 @@ REMEMBERED: Final = timedelta(minutes=30)
 #: links, and journeys, that are remembered at most
 LINKS: Final = 200
 JOURNEYS: Final = 200
+#: seconds for answers that are being taken when the daemon stops: a code is good for one time
+LET_FINISH: Final = 10.0
 #: of chance in a ticket and in a cookie
 CHANCE: Final = 32
 
@@ -77,6 +79,7 @@ class Pending:
         self._now = now
         self._tickets: dict[str, Ticket] = {}
         self._journeys: dict[str, Journey] = {}
+        self._answers: set[asyncio.Task[None]] = set()
         self._tests: set[asyncio.Task[None]] = set()
 
     # -- links --------------------------------------------------------------------------------
@@ -162,16 +165,22 @@ class Pending:
             ticket = journey.ticket
             journey.again = self.issue(ticket.mailbox, expires_at=ticket.expires_at).value
 
-    def run(self, test: asyncio.Task[None]) -> None:
-        """Keep the test of what was saved until it ends."""
-        self._tests.add(test)
-        test.add_done_callback(self._tests.discard)
+    def finish(self, answer: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run what takes an answer, whatever becomes of the browser that brought it."""
+        return _kept(answer, self._answers)
+
+    def test(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run the test of what was saved."""
+        _kept(work, self._tests)
 
     async def close(self) -> None:
-        """End the tests that run."""
-        for test in self._tests:
-            test.cancel()
-        await asyncio.gather(*self._tests, return_exceptions=True)
+        """Let answers be saved, for ten seconds, and end the tests: nobody looks at them now."""
+        if self._answers:
+            await asyncio.wait(self._answers, timeout=LET_FINISH)
+        ending = [*self._answers, *self._tests]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
 
     def _sweep(self) -> None:
         now = self._now()
@@ -181,3 +190,10 @@ class Pending:
         for tag, journey in list(self._journeys.items()):
             if now >= journey.expires_at + REMEMBERED:
                 del self._journeys[tag]
+
+
+def _kept(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task

@@ -178,7 +178,9 @@ class TokenKeeper:
             self.failures += 1
             self.error = outcome
             self._pause = _Pause(error=outcome, until=now + self._wait(outcome))
-            log.warning("token.failed", **self._about, code=outcome.code, reason=str(outcome))
+            ready = {"fix": outcome.fix} if outcome.fix else {}
+            about = {**self._about, "code": outcome.code, "reason": str(outcome), **ready}
+            log.warning("token.failed", **about)
             return outcome
         life = timedelta(seconds=outcome.seconds)
         token = AccessToken(value=outcome.value, expires_at=outcome.expires_at)

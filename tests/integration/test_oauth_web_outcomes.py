@@ -8,13 +8,16 @@ import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
+from mailbridge.diagnose.steps import Step
 from mailbridge.errors import SignInRejected, StoreFull
+from mailbridge.http import server
 from mailbridge.http.control import control, socket_path
 from mailbridge.http.oauth_words import WORDS, language, told
 from mailbridge.sandbox.directory import User
@@ -81,27 +84,54 @@ async def test_what_was_granted_is_saved_before_it_is_tried(site: Web) -> None:
         assert (await site.settled(browser, shown)).name == "tested"
 
 
-async def test_a_browser_that_goes_away_does_not_lose_the_grant(site: Web) -> None:
-    """Closing the tab while the code is redeemed ends nothing: a code is good for one time."""
+async def test_a_daemon_that_stops_does_not_lose_the_grant(
+    tenant: Tenant,
+    tmp_path: Path,
+    pool: ThreadPoolExecutor,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A code is good for one time, so an answer that is being taken is saved before the end."""
+    monkeypatch.setattr(server, "STOP_WITHIN", 0)
     saving, go_on = asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
         saving.set()
         await go_on.wait()
 
-    site.grants.hold = hold
-    async with site.browser() as browser:
-        landing = await site.walk(await site.away(browser))
-        callback = asyncio.create_task(site.back(browser, landing.fields))
-        await saving.wait()
-        callback.cancel()
-        await asyncio.gather(callback, return_exceptions=True)
-        go_on.set()
-        async with asyncio.timeout(SECONDS):
-            while not site.mended:
-                await asyncio.sleep(0.02)
+    async with AsyncExitStack() as daemon:
+        site = await daemon.enter_async_context(web(tenant, tmp_path, pool, clock))
+        site.grants.hold = hold
+        async with site.browser() as browser:
+            landing = await site.walk(await site.away(browser))
+            callback = asyncio.create_task(site.back(browser, landing.fields))
+            await saving.wait()
+            closing = asyncio.create_task(daemon.aclose())
+            await asyncio.wait({callback}, timeout=SECONDS)  # the browser is cut off
+            assert not site.grants.saved
+            go_on.set()
+            await closing
+            await asyncio.gather(callback, return_exceptions=True)
 
     assert site.grants.saved[0].account == ADDRESS
+
+
+async def test_what_servers_say_is_shown_as_text(site: Web) -> None:
+    """The words of a mail server, of Entra and of a configuration are never markup."""
+    nasty = "<script>alert(1)</script><img src=x onerror=alert(1)> `<b>`"
+
+    async def hostile(mailbox: str) -> AsyncIterator[Step]:
+        assert mailbox == "alarm"
+        yield Step(id=nasty, status="failed", detail=nasty, seconds=0, cause=nasty + "!", fix=nasty)
+
+    site.desk.test = hostile
+    shown = await ended(site)
+
+    assert shown.name == "failing"
+    for markup in ("<script", "<img", "<b>"):
+        assert markup not in shown.html
+    assert shown.text.count("alert(1)") >= 6
+    assert "<code>&lt;b&gt;</code>" in shown.html
 
 
 async def test_a_mailbox_that_does_not_open_says_why_and_keeps_the_grant(site: Web) -> None:

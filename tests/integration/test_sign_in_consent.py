@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import structlog
 
 from mailbridge.errors import MailbridgeError, SignInRejected, TemporaryError, Unavailable
 from mailbridge.sandbox.directory import App, User
@@ -17,7 +18,7 @@ from mailbridge.sandbox.tokens import SigningKey
 from mailbridge.sign_in.account import Protocol
 from mailbridge.sign_in.consent_url import consent_links
 from mailbridge.sign_in.credentials import ClientSecret
-from mailbridge.sign_in.entra_people import person_state
+from mailbridge.sign_in.entra_people import PEOPLE, person_state
 from tests.conftest import Clock
 from tests.servers.sign_in_desk import DELEGATED, LOGIN, LOOPBACK, WEB, Desk
 
@@ -285,6 +286,30 @@ async def test_an_unreachable_entra_is_told_before_anybody_is_sent_away(
 
     with pytest.raises(Unavailable):
         await desk.browser_flow(app, ADDRESS).start(LOOPBACK)
+
+
+async def test_who_has_to_consent_is_told_how(desk: Desk, app: App) -> None:
+    """Whatever asks for a person names the command; where it takes an administrator, the link."""
+    account = desk.account(app, ADDRESS)
+    for number in PEOPLE:
+        error = account.explain({"error": "x", "error_description": f"AADSTS{number}: No."})
+        state = person_state(error)
+        if state in {"needs_consent", "needs_admin_consent"}:
+            assert LOGIN in error.fix, number
+        if state == "needs_admin_consent":
+            assert "mailbridge consent-url desktop" in error.fix, number
+
+
+async def test_the_log_has_the_command_ready(desk: Desk, app: App, user: User) -> None:
+    """Also where nothing is fetched, so that no parked mailbox says it."""
+    sign_in = desk.delegated(app, user)
+    with structlog.testing.capture_logs() as logs, pytest.raises(SignInRejected):
+        await sign_in.token()
+
+    [line] = [line for line in logs if line["event"] == "token.failed"]
+    assert line["code"] == "sign_in.no_grant"
+    assert LOGIN in line["fix"]
+    assert LOGIN in sign_in.standing().fix
 
 
 # --- devices ----------------------------------------------------------------------------------
