@@ -59,10 +59,9 @@ def _label(label: str) -> str:
         return label
     try:
         letters = label[4:].encode("ascii").decode("punycode")
-        same = letters.encode("punycode") == label[4:].encode("ascii")
     except UnicodeError:
         return label
-    return letters if same and not letters.isascii() and folded(letters) == letters else label
+    return letters if not letters.isascii() and folded(letters) == letters else label
 
 
 class Addresses:

@@ -256,6 +256,10 @@ def test_the_work_of_a_regex_is_bounded_by_its_size() -> None:
     small, large = compile_regex("einsatz"), compile_regex(r"\w{1,1000}x")
     assert small.limit == TEXT_BYTES
     assert large.limit < TEXT_BYTES // 4
+    for regex, needle in ((compile_regex("needle"), "needle"), (large, "ax")):
+        ahead = " " * (regex.limit - len(needle))
+        assert regex.search(ahead + needle) is not None
+        assert regex.search(ahead + " " + needle) is None
 
 
 # -- require --------------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ def test_results_of_exchange_count() -> None:
         OURS + PASS.replace("Auth", "ARC-Auth") + ENTRY + FROM,
         # Who greets as one of Exchange Online's own servers has still come in from outside.
         OURS + ENTRY.replace("mx.ils.example", "X.prod.outlook.com") + PASS + OURS + FROM,
+        OURS + ENTRY.replace("D.mail.protection", "E.prod") + PASS + OURS + FROM,
         OURS + INTERNAL + ENTRY + PASS + FROM,
     ],
 )
