@@ -56,6 +56,13 @@ class Acceptance:
         self._now = now
         self._routing = routing
 
+    def reroute(
+        self, *, sinks: Sequence[str], listeners: Sequence[str], routing: Routing | None
+    ) -> None:
+        """Let the mails go elsewhere, from the next batch on; see a reload."""
+        self._sinks, self._listeners = tuple(sinks), tuple(listeners)
+        self._routing = routing
+
     async def fingerprints(self, uidvalidity: int) -> Sequence[Fingerprint]:
         """See ``Memory``."""
         return await self._store.fingerprints(self.mailbox, self.folder, uidvalidity)

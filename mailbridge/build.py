@@ -160,6 +160,15 @@ class Builder:
             routing=self.routing_of(name),
         )
 
+    def reroute(self, intake: Intake) -> None:
+        """Let an intake that stays deliver as the configuration says now."""
+        name = intake.mailbox
+        intake.reroute(
+            sinks=self.listeners_for(name, "mail.received"),
+            listeners=self.listeners_for(name, "mail.vanished"),
+            routing=self.routing_of(name),
+        )
+
     def routing_of(self, name: str) -> Routing:
         """Return where the mails of a mailbox go."""
         return build_routing(self._config, name, run=self._run, listeners_for=self.listeners_for)

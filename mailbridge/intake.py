@@ -120,6 +120,12 @@ class Intake:
         self._woken = asyncio.Event()
         self._woken.set()
 
+    def reroute(
+        self, *, sinks: Sequence[str], listeners: Sequence[str], routing: Routing | None
+    ) -> None:
+        """Let the mails go elsewhere, from the next batch on; the session stays."""
+        self._taken.reroute(sinks=sinks, listeners=listeners, routing=routing)
+
     def wake(self) -> None:
         """Ask for a look now; many wakes before the look are one."""
         self.health.wanted()

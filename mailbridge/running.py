@@ -1,16 +1,16 @@
 """What runs and can be exchanged while the daemon runs: dispatchers, intakes and their wakes.
 
-A new configuration changes what it says differently, and nothing else: a mailbox whose section,
-routes and app are as before keeps its session, a webhook that is as before keeps its
-connections. What is taken away is stopped as at the daemon's end: attempts under way finish,
-claims are given back, and what still waits for a webhook that is gone stays in the queue, for
-``status`` to show and ``replay`` to send elsewhere.
+A new configuration changes what it says differently, and nothing else: a mailbox whose section
+and app are as before keeps its session, whatever becomes of its routes, and a webhook that is as
+before keeps its connections. What is taken away is stopped as at the daemon's end: attempts under
+way finish, claims are given back, and what still waits for a webhook that is gone stays in the
+queue, for ``status`` to show and ``replay`` to send elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -38,6 +38,7 @@ class Changes:
 
     mailboxes: frozenset[str]
     webhooks: frozenset[str]
+    routes: frozenset[str]
     apps: frozenset[str]
     #: what only a start of the process can change
     at_restart: tuple[str, ...]
@@ -49,6 +50,7 @@ class Changes:
             for what, names in (
                 ("mailboxes", self.mailboxes),
                 ("webhooks", self.webhooks),
+                ("routes", self.routes),
                 ("apps", self.apps),
             )
             if names
@@ -59,21 +61,12 @@ class Changes:
 def changes(old: Config, new: Config) -> Changes:
     """Compare two configurations. Pure.
 
-    A mailbox also changes with its routes, and with where mails and events can go. Credentials
-    are compared by ``SignIns.apply``, which alone knows whether a sign-in can be kept.
+    Credentials are compared by ``SignIns.apply``, which alone knows whether a sign-in can be kept.
     """
-    hooks = frozenset(
-        name
-        for name in {*old.webhooks, *new.webhooks}
-        if old.webhooks.get(name) != new.webhooks.get(name)
-    )
     boxes = frozenset(
         name
         for name in {*old.mailboxes, *new.mailboxes}
         if _seen_of(old, name) != _seen_of(new, name)
-    )
-    apps = frozenset(
-        name for name in {*old.apps, *new.apps} if old.apps.get(name) != new.apps.get(name)
     )
     at_restart = []
     if old.state.database != new.state.database:
@@ -82,27 +75,26 @@ def changes(old: Config, new: Config) -> Changes:
         at_restart.append("state.key")
     if old.http != new.http:
         at_restart.append("http")
-    return Changes(mailboxes=boxes, webhooks=hooks, apps=apps, at_restart=tuple(at_restart))
+    return Changes(
+        mailboxes=boxes,
+        webhooks=_differing(old.webhooks, new.webhooks),
+        routes=_differing(old.routes, new.routes),
+        apps=_differing(old.apps, new.apps),
+        at_restart=tuple(at_restart),
+    )
+
+
+def _differing(old: Mapping[str, object], new: Mapping[str, object]) -> frozenset[str]:
+    return frozenset(name for name in {*old, *new} if old.get(name) != new.get(name))
 
 
 def _seen_of(config: Config, name: str) -> object:
-    """Return all that an intake of this mailbox is built from."""
+    """Return all that an intake's sessions are built from; where its mails go is exchanged."""
     mailbox = config.mailboxes.get(name)
     if mailbox is None:
         return None
-    routes = getattr(config, "routes", {})
-    named = getattr(mailbox, "routes", None) or ()
-    ways = {
-        hook: (section.events, getattr(section, "fallback", None))
-        for hook, section in config.webhooks.items()
-    }
     # The password is the sign-in's; what it is must not end a session.
-    return (
-        mailbox.model_copy(update={"password": None}),
-        [routes.get(route) for route in named],
-        ways,
-        list(ways),
-    )
+    return mailbox.model_copy(update={"password": None, "routes": None})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -156,6 +148,8 @@ class Running:
             await self._stop_mailbox(name)
             if name in config.mailboxes:
                 self._start_mailbox(name)
+        for intake in self.daemon.intakes:
+            self.builder.reroute(intake)
         return found
 
     # --- sinks
