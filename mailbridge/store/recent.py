@@ -44,7 +44,11 @@ def _first(dialect: str) -> Many:
     return Many(statement, "route", "key", "at", "first")
 
 
-_OLD: Final = sa.select(recent.c.route, recent.c.key).order_by(recent.c.at)
+OLD: Final = (
+    sa.select(recent.c.route, recent.c.key)
+    .where(recent.c.at < sa.bindparam("before", type_=sa.BigInteger))
+    .order_by(recent.c.at)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +138,7 @@ def _short(key: str) -> str:
 
 def purge(connection: sa.Connection, now: int, limit: int) -> int:
     """Forget what is older than every span; returns how many."""
-    old = connection.execute(_OLD.where(recent.c.at < now - REMEMBERED).limit(limit)).all()
+    old = connection.execute(OLD.limit(limit), {"before": now - REMEMBERED}).all()
     if old:
         connection.execute(
             recent.delete().where(

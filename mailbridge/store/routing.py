@@ -34,7 +34,7 @@ _TICK: Final = timedelta(microseconds=1)
 
 _RULINGS: Final = Many(rulings.insert(), "message", "steps", "taken")
 _TAKINGS: Final = Many(takings.insert(), "route", "message")
-_STEPS: Final = sa.select(rulings.c.message, rulings.c.steps).where(among(rulings.c.message))
+STEPS: Final = sa.select(rulings.c.message, rulings.c.steps).where(among(rulings.c.message))
 _FORGET: Final = takings.delete().where(
     takings.c.route == sa.bindparam("of"), takings.c.message == sa.bindparam("number")
 )
@@ -194,7 +194,7 @@ def _step(word: Word) -> dict[str, Any]:
 def forget(connection: sa.Connection, numbers: Sequence[int]) -> None:
     """Remove what routes said of messages."""
     for chunk in chunks(list(numbers)):
-        rows = connection.execute(_STEPS, {"ids": chunk}).all()
+        rows = connection.execute(STEPS, {"ids": chunk}).all()
         taken = [
             {"of": step["route"], "number": number}
             for number, steps in rows
@@ -217,7 +217,7 @@ def fields_of(
     if not wanted:
         return {}
     asked = set(wanted)
-    rows = connection.execute(_STEPS, {"ids": sorted({number for number, _ in asked})}).all()
+    rows = connection.execute(STEPS, {"ids": sorted({number for number, _ in asked})}).all()
     return {
         (number, step["route"]): step["fields"]
         for number, steps in rows

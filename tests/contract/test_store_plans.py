@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mailbridge.store import enqueue, outgoing, rescue, standing
+from mailbridge.store import enqueue, lookup, outgoing, recent, rescue, routing, standing
 from mailbridge.store.store import Store
 from tests.contract.conftest import OpenStore
 from tests.contract.mails import NOON, accept, claim, done
@@ -31,6 +31,20 @@ SETTLED = """
     FROM n
 """
 
+ROUTED = """
+    INSERT INTO takings (route, message)
+    SELECT CASE WHEN pk % 100 = 0 THEN 'seldom' ELSE 'alarm' END, pk FROM messages
+"""
+RULED = """
+    INSERT INTO rulings (message, steps, taken) SELECT pk, '[]', pk % 2 FROM messages
+"""
+SEEN = """
+    INSERT INTO recent (route, key, at, first)
+    SELECT CASE WHEN pk % 2 = 0 THEN 'alarm' ELSE 'other' END, 'number:' || pk,
+        1700000000000000 + pk, 'msg_' || pk
+    FROM messages
+"""
+
 
 async def grow(store: Store) -> None:
     """Let 100,000 deliveries wait, half of them for ``erp``, behind 100,000 settled messages."""
@@ -38,6 +52,17 @@ async def grow(store: Store) -> None:
     def work(connection: sa.Connection) -> None:
         connection.execute(sa.text(GROW))
         connection.execute(sa.text(SETTLED))
+
+    await store._access.database.run(work)
+
+
+async def route(store: Store) -> None:
+    """Let routes have spoken of 20,000 messages, of which one in 300 got no delivery."""
+    stored = SETTLED.replace("100000", "20000").replace("2, 0, 1\n", "2, i % 300, 1\n")
+
+    def work(connection: sa.Connection) -> None:
+        for statement in (stored, ROUTED, RULED, SEEN):
+            connection.execute(sa.text(statement))
 
     await store._access.database.run(work)
 
@@ -93,6 +118,52 @@ async def test_what_runs_all_the_time_uses_its_index(store: Store) -> None:
         assert index in shown, (name, shown)
         for slow in ("Seq Scan on", "SCAN deliveries\n", "SCAN messages\n", "TEMP B-TREE", "Sort"):
             assert slow not in f"{shown}\n", (name, shown)
+
+
+def by_route(name: str) -> sa.Select[Any]:
+    return lookup.lines(lookup.Wanted(route=name, before=15_000)).limit(50)
+
+
+ROUTES: list[tuple[str, sa.Select[Any], dict[str, Any], tuple[str, str]]] = [
+    (
+        "duplicates",
+        recent.SEEN,
+        {"route": "alarm", "keys": ["number:2", "number:4"]},
+        ("recent USING PRIMARY KEY (route=? AND key=?)", "recent_pkey"),
+    ),
+    (
+        "what a claim's routes extracted",
+        routing.STEPS,
+        {"ids": [3, 4]},
+        ("rulings USING INTEGER PRIMARY KEY", "rulings_pkey"),
+    ),
+    (
+        "old duplicates",
+        recent.OLD.limit(500),
+        {"before": 1700000000000100},
+        ("INDEX recent_at", "recent_at"),
+    ),
+    ("by route", by_route("alarm"), {}, ("takings USING PRIMARY KEY", "takings_pkey")),
+    ("by a rare route", by_route("seldom"), {}, ("takings USING PRIMARY KEY", "takings_pkey")),
+    (
+        "unrouted",
+        lookup.lines(lookup.Wanted(state="unrouted", before=15_000)).limit(50),
+        {},
+        ("INDEX messages_unrouted", "messages_unrouted"),
+    ),
+]
+
+
+async def test_what_routes_look_up_uses_its_index(store: Store) -> None:
+    """Duplicates, fields, the log by route and the unrouted: none of it reads a whole table."""
+    await route(store)
+    await analyze(store)
+    for name, statement, parameters, indexes in ROUTES:
+        shown = await plan(store, statement, **parameters)
+        assert any(index in shown for index in indexes), (name, shown)
+        for table in ("messages", "rulings", "takings", "recent"):
+            assert f"Seq Scan on {table}" not in shown, (name, shown)
+            assert f"SCAN {table}\n" not in f"{shown}\n", (name, shown)
 
 
 async def test_a_hundred_thousand_waiting_cost_no_more_work(
