@@ -33,14 +33,15 @@ _QUEUED: Final = sa.text(f"deliveries.state = '{DeliveryState.QUEUED}'")
 _OPEN: Final = sa.text("deliveries.ordered = 1 AND deliveries.state IN ('queued', 'claimed')")
 
 
-def kept_by(sink: sa.Column[str]) -> sa.ScalarSelect[int]:
+def kept_by(sink: sa.Column[str]) -> sa.ColumnElement[int]:
     """Return the value of ``deliveries.ordered`` for a sink: 1, or NULL when it keeps none.
 
     ``sink`` is a column of the statement around it.
     """
-    found = sa.select(sa.literal_column("1", sa.SmallInteger))
-    found = found.where(meta.c.key == sa.literal(_KEY, sa.Text) + sink)
-    return found.correlate(sink.table).scalar_subquery()
+    # As text: in a RETURNING, SQLAlchemy would join the table to itself instead of meaning its row.
+    name = f"{sink.table.name}.{sink.name}"
+    text = f"(SELECT 1 FROM meta WHERE meta.key = '{_KEY}' || {name})"  # noqa: S608 - our own names
+    return sa.literal_column(text, sa.SmallInteger)
 
 
 def _walk() -> sa.CTE:
