@@ -24,12 +24,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
 from mailbridge import __version__
-from mailbridge.answers import Answers
 from mailbridge.build import Builder, Daemon, utc_now
 from mailbridge.config import Config
 from mailbridge.errors import MailbridgeError, TemporaryError, first_of
@@ -41,12 +40,10 @@ from mailbridge.operate import Operator
 from mailbridge.running import Reload, Running, take_again
 from mailbridge.schedule import Schedule
 from mailbridge.service import Service
+from mailbridge.serving import serving
 from mailbridge.store.sealing import ring
 from mailbridge.store.store import Store
 from mailbridge.supervise import Supervisor
-
-if TYPE_CHECKING:
-    from mailbridge.http.server import HttpServer
 
 log = structlog.get_logger()
 
@@ -107,10 +104,16 @@ async def serve(
             sign_ins=builder.sign_ins,
             mended=supervisor.mended,
         )
-        http = _http(daemon, operator, builder, sockets)
+        web = serving(
+            daemon, operator, builder, sockets, mended=supervisor.mended, run=_in_threads(pool)
+        )
+        commands = operator.commands()
+        if web is not None:
+            stack.push_async_callback(web.desk.close)
+            commands |= web.commands()
         path = socket_path(config.state.database.reveal(), env)
         try:
-            async with control(path, operator.commands()), asyncio.TaskGroup() as group:
+            async with control(path, commands), asyncio.TaskGroup() as group:
                 running = Running(
                     daemon=daemon,
                     builder=builder,
@@ -130,8 +133,8 @@ async def serve(
                     webhooks=len(config.webhooks),
                     database=config.state.database_label,
                 )
-                if http is not None:
-                    group.create_task(http.run(stop))
+                if web is not None:
+                    group.create_task(web.server.run(stop))
                 service.ready(_watched(daemon))
                 if on_ready is not None:
                     on_ready(daemon)
@@ -144,22 +147,6 @@ async def serve(
         except BaseExceptionGroup as group_error:
             raise first_of(group_error) from group_error
     log.info("daemon.stopped")
-
-
-def _http(
-    daemon: Daemon, operator: Operator, builder: Builder, sockets: list[socket.socket]
-) -> HttpServer | None:
-    """Return the HTTP server; without one, nothing of it is loaded."""
-    if not sockets:
-        return None
-    from mailbridge.http.server import http_server
-
-    return http_server(
-        http=daemon.config.http,
-        sockets=sockets,
-        operations=Answers(daemon, operator, builder.sign_ins),
-        health=daemon.health,
-    )
 
 
 def _close(sockets: list[socket.socket]) -> None:

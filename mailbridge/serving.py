@@ -1,0 +1,90 @@
+"""What the daemon answers over HTTP, put together; nothing of it is loaded where none is wanted."""
+
+from __future__ import annotations
+
+import functools
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from mailbridge.answers import Answers
+from mailbridge.build import Builder, Daemon, utc_now
+from mailbridge.config import Config
+from mailbridge.http.control import Command
+from mailbridge.links import Links
+from mailbridge.operate import Operator
+from mailbridge.sign_in_desk import SignInDesk, public_url
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+    from mailbridge.http.server import HttpServer
+
+
+class Serving:
+    """The HTTP server of a daemon, and the desk where people sign in by their browser."""
+
+    def __init__(  # noqa: PLR0913 - the composition root names each once
+        self,
+        *,
+        daemon: Daemon,
+        operator: Operator,
+        builder: Builder,
+        sockets: list[socket.socket],
+        mended: Callable[[str], None],
+        run: Callable[..., Awaitable[Any]],
+    ) -> None:
+        """``sockets`` listen already; there is at least one."""
+        from mailbridge.http.oauth import oauth_routes
+        from mailbridge.http.server import http_server
+
+        port = sockets[0].getsockname()[1]
+        self.desk = SignInDesk(
+            public_url=public_url(daemon.config, port=port),
+            config=lambda: daemon.config,
+            sign_ins=builder.sign_ins,
+            mended=mended,
+            now=utc_now,
+            run=run,
+        )
+        routers = [oauth_routes(self.desk), *_attachments(daemon, port)]
+        self.server: HttpServer = http_server(
+            http=daemon.config.http,
+            sockets=sockets,
+            operations=Answers(daemon, operator, builder.sign_ins),
+            health=daemon.health,
+            routers=routers,
+        )
+
+    def commands(self) -> dict[str, Command]:
+        """Return what the control socket can ask of it."""
+        return dict(self.desk.commands())
+
+
+def _attachments(daemon: Daemon, port: int) -> list[APIRouter]:
+    links = links_of(daemon.config, port=port)
+    if links is None:
+        return []
+    from mailbridge.http.attachments import attachment_routes
+
+    return [attachment_routes(links, daemon.store.raw, now=utc_now)]
+
+
+def links_of(config: Config, *, port: int) -> Links | None:
+    """Return what makes and checks links to attachments, ``None`` without a key to sign them."""
+    keys = [key.reveal() for key in config.state.key]
+    return Links(public_url(config, port=port), keys) if keys else None
+
+
+def serving(
+    daemon: Daemon,
+    operator: Operator,
+    builder: Builder,
+    sockets: list[socket.socket],
+    **others: Any,
+) -> Serving | None:
+    """Return what answers over HTTP, ``None`` when nothing listens."""
+    if not sockets:
+        return None
+    make = functools.partial(Serving, daemon=daemon, operator=operator, builder=builder)
+    return make(sockets=sockets, **others)
