@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 #: seconds of CPU
-SECONDS: Final = 1.0
+SECONDS: Final = 0.5
 #: what a step costs, in characters
 STEP: Final = 64
 #: characters, for steps and texts together: half a million turns of an empty loop
@@ -57,17 +57,32 @@ def budget(work: int) -> Iterator[Budget]:
         _current.reset(token)
 
 
-def spend(value: Any = None) -> None:
-    """Charge one step, and the size of what it made. Costs nothing while a template is read."""
-    share = _current.get()
-    if share is not None:
-        share.spend(len(value) if isinstance(value, str | list | tuple | dict) else 0)
-
-
-def room_for(characters: int) -> None:
-    """Charge a text before it is made; raises ``Exceeded`` instead of making one too many."""
+def spend(characters: int = 0) -> None:
+    """Charge one step and the characters it made. Costs nothing while a template is read."""
     share = _current.get()
     if share is not None:
         share.spend(characters)
     elif characters > WORK:
         raise Exceeded("it makes a text that is too long")
+
+
+def weigh(value: Any) -> None:
+    """Charge a value with all that it holds; raises ``Exceeded`` before that takes long.
+
+    Lists that hold one another many times over weigh as much as they would when printed. Every
+    list that a template makes is weighed, so none is there whose size could surprise.
+    """
+    waiting = [value]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, str):
+            spend(len(found))
+        elif isinstance(found, list | tuple):
+            spend()
+            waiting.extend(found)
+        elif isinstance(found, dict):
+            spend()
+            waiting.extend(found.keys())
+            waiting.extend(found.values())
+        else:
+            spend()

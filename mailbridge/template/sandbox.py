@@ -23,7 +23,7 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 from markupsafe import Markup, escape
 
-from mailbridge.template.budget import room_for, spend
+from mailbridge.template.budget import spend, weigh
 
 #: numbers that one `range` may give
 RANGE: Final = 1000
@@ -31,9 +31,9 @@ RANGE: Final = 1000
 INTEGER: Final = 10**18
 
 _FILTERS: Final = (
-    *("abs", "capitalize", "count", "d", "default", "e", "escape", "first", "float", "int"),
+    *("abs", "capitalize", "count", "d", "default", "first", "float", "int"),
     *("items", "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr"),
-    *("reverse", "round", "select", "selectattr", "sort", "string", "title", "trim", "truncate"),
+    *("reverse", "round", "select", "selectattr", "sort", "title", "trim", "truncate"),
     *("unique", "upper", "urlencode", "wordcount"),
 )
 _TESTS: Final = (
@@ -56,6 +56,7 @@ _LOOP: Final = frozenset(
         *("previtem", "nextitem", "cycle", "changed"),
     }
 )
+_SUMS: Final = (str, list, tuple)
 _REFUSED: Final[Mapping[type[nodes.Node], str]] = {
     nodes.Macro: "macro",
     nodes.CallBlock: "call",
@@ -85,13 +86,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
             keep_trailing_newline=True,
         )
         self.globals.clear()
-        self.globals.update(range=_range, namespace=Namespace)
+        self.globals.update(range=_range, namespace=_Namespace)
         own = {
             "join": _join,
             "replace": _replace,
             "tojson": _tojson,
             "_each": _each,
             "_text": _text,
+            "_made": _made,
         }
         self.filters = {name: _charged(FILTERS[name]) for name in _FILTERS} | own
         self.tests = {name: _charged(TESTS[name]) for name in _TESTS}
@@ -124,9 +126,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return self._item(obj, argument)
         if isinstance(obj, str | list | tuple) and isinstance(argument, int | slice):
             try:
-                return obj[argument]
+                found = obj[argument]
             except (IndexError, TypeError, ValueError):
-                return self.undefined(obj=obj, name=str(argument))
+                return self.undefined(obj=obj, name="that")
+            if isinstance(argument, slice):
+                weigh(found)
+            return found
         return self.undefined(obj=obj, name="that")
 
     def _item(self, obj: Any, key: Any) -> Any:
@@ -145,14 +150,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
     ) -> Any:
         """Call a function of the environment, or a method of a text or of a loop."""
         owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
-        if obj is not _range and obj is not Namespace:
+        if obj is not _range and obj is not _Namespace:
             listed = (isinstance(owner, str) and name in _TEXT) or (
                 isinstance(owner, LoopContext) and name in {"cycle", "changed"}
             )
             if not listed:
                 raise SecurityError("this cannot be called")
         result = context.call(obj, *args, **kwargs)
-        spend(result)
+        weigh(result)
         return result
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -165,9 +170,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if numbers and any(isinstance(v, int) and abs(v) > INTEGER for v in (left, right)):
             raise SecurityError("this number is too large")
         if operator == "+" and not numbers:
-            if not all(isinstance(value, str | list | tuple) for value in (left, right)):
+            if not any(isinstance(left, kind) and isinstance(right, kind) for kind in _SUMS):
                 raise SecurityError("`+` is not possible between these")
-            room_for(len(left) + len(right))
+            spend(len(left) + len(right))
+            return _made(left + right)
         return self.binop_table[operator](left, right)
 
 
@@ -195,6 +201,19 @@ class _Bounding(NodeTransformer):
         node.iter = _filtered(node.iter, "_each")
         return node
 
+    def visit_List(self, node: nodes.List) -> nodes.Node:  # noqa: N802 - the same
+        self.generic_visit(node)
+        return _filtered(node, "_made")
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:  # noqa: N802 - the same
+        self.generic_visit(node)
+        return _filtered(node, "_made")
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802 - the same
+        self.generic_visit(node)
+        # One that is assigned to is no value: {% for a, b in … %}.
+        return _filtered(node, "_made") if node.ctx == "load" else node
+
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - the same
         self.generic_visit(node)
         return _filtered(nodes.List(node.nodes, lineno=node.lineno), "_text")
@@ -213,10 +232,30 @@ def _charged(function: Any) -> Callable[..., Any]:
     @functools.wraps(function)
     def charged(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
-        spend(result)
+        weigh(result)
         return result
 
     return charged
+
+
+class _Namespace(Namespace):
+    """What keeps values over the turns of a loop; weighs them, for it is how things grow."""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__()
+        for name, value in values.items():
+            self[name] = value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if not isinstance(value, str | int | float | list | tuple | dict | None):
+            raise SecurityError("this cannot be kept; add `| list` to what a filter gives")
+        weigh(value)
+        super().__setitem__(name, value)
+
+
+def _made(value: Any) -> Any:
+    weigh(value)
+    return value
 
 
 def _range(*bounds: int) -> range:
@@ -233,8 +272,8 @@ def _each(values: Iterable[Any]) -> Iterator[Any]:
 
 
 def _text(values: list[Any]) -> str:
-    texts = [str(value) for value in values]
-    room_for(sum(map(len, texts)))
+    texts = [as_text(value) for value in values]
+    spend(sum(map(len, texts)))
     return "".join(texts)
 
 
@@ -244,23 +283,23 @@ def _join(values: Iterable[Any], separator: str = "", attribute: str | None = No
         picked = value
         if attribute is not None:
             picked = value.get(attribute, "") if isinstance(value, Mapping) else ""
-        texts.append(str(picked))
-        room_for(len(texts[-1]) + len(separator))
+        texts.append(as_text(picked))
+        spend(len(texts[-1]) + len(separator))
     return str(separator).join(texts)
 
 
 def _replace(value: Any, old: str, new: str) -> str:
-    text, old, new = str(value), str(old), str(new)
-    room_for(len(text) + text.count(old) * len(new))
+    text, old, new = as_text(value), as_text(old), as_text(new)
+    spend(len(text) + text.count(old) * len(new))
     return text.replace(old, new)
 
 
 def _tojson(value: Any) -> Markup:
     if isinstance(value, Undefined):
-        str(value)  # a strict one says what it is that is not there
+        str(value)  # a strict one says that it is not there
         value = None
+    weigh(value)
     text = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
-    spend(text)
     return Markup(text)  # noqa: S704 - marks what is JSON already, which alone is meant
 
 
@@ -280,10 +319,17 @@ def as_markup(value: Any) -> str:
 
 def as_text(value: Any) -> str:
     """Write a value for people: a list with commas, nothing for nothing."""
+    if isinstance(value, str):
+        return value
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(as_text, value))
-    return str(value)
+    if isinstance(value, int | float | Undefined):
+        return str(value)
+    if not isinstance(value, list | tuple | dict):
+        raise SecurityError("this cannot be printed; add `| list` to what a filter gives")
+    weigh(value)
+    if isinstance(value, dict):
+        return ", ".join([f"{as_text(key)}: {as_text(each)}" for key, each in value.items()])
+    return ", ".join([as_text(each) for each in value])
