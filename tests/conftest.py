@@ -11,7 +11,12 @@ import pytest
 from tests.servers.postgres import Postgres, running_postgres
 
 #: fixtures that live beside their server
-pytest_plugins = ["tests.servers.dovecot", "tests.servers.cyrus", "tests.servers.postfix"]
+pytest_plugins = [
+    "tests.servers.dovecot",
+    "tests.servers.cyrus",
+    "tests.servers.postfix",
+    "tests.canaries",
+]
 
 
 class Clock:

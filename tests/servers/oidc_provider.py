@@ -93,6 +93,7 @@ class OidcProvider:
         if not _MODULE.exists() or shutil.which("node") is None:
             raise RuntimeError("the OAuth server of the tests is missing: run scripts/servers.sh")
         self._folder = Path(tempfile.mkdtemp(prefix="mbo-", dir="/tmp"))
+        self._issued = self._folder / "issued"
         # Dovecot's workers read the authority's certificate under an account of their own.
         self._folder.chmod(0o755)
         authority = trustme.CA()
@@ -158,6 +159,7 @@ class OidcProvider:
             "certificate": str(self._folder / "server.pem"),
             "clients": [mail_server, *(client.document for client in self._clients)],
             "scopes": SCOPES,
+            "issued": str(self._issued),
             "lifetime": self._lifetime,
         }
 
@@ -183,6 +185,14 @@ class OidcProvider:
     def log(self) -> str:
         """One line for each request: method, path, grant, status."""
         return (self._folder / "log").read_text(errors="replace")
+
+    @property
+    def issued(self) -> list[tuple[str, str]]:
+        """Every token that it has handed out: its kind (``refresh_token``) and its value."""
+        if not self._issued.exists():
+            return []
+        pairs = (line.split(" ", 1) for line in self._issued.read_text().splitlines())
+        return [(kind, value) for kind, value in pairs]
 
     def asked(self, grant: str) -> int:
         """How many requests there were for a grant, refused ones too."""

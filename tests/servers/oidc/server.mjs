@@ -6,7 +6,7 @@
 // issuer is https://localhost:PORT/<tenant>/v2.0, as Entra's is: a login URL with the tenant in
 // it finds this server's discovery document where it finds Entra's.
 import { generateKeyPairSync, randomBytes } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { appendFileSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:https';
 import { createInterface } from 'node:readline';
 
@@ -64,9 +64,13 @@ const provider = new Provider(`https://localhost:${port}${path}`, {
   jwks: { keys: [{ ...privateKey.export({ format: 'jwk' }), use: 'sig', alg: 'RS256' }] },
 });
 
-// What it was asked for, one line a request: path and grant, never a value of a form.
+// What it was asked for, one line a request: path and grant, never a value of a form. What it
+// hands out goes into a file of its own, so that a test can tell where none of it may stand.
 provider.use(async (ctx, next) => {
   await next();
+  for (const name of ['access_token', 'refresh_token', 'id_token', 'device_code']) {
+    if (ctx.body?.[name]) appendFileSync(settings.issued, `${name} ${ctx.body[name]}\n`);
+  }
   const grant = ctx.oidc?.params?.grant_type ?? '';
   process.stderr.write(`${ctx.method} ${ctx.path} ${grant} ${ctx.status}\n`);
 });
