@@ -17,8 +17,9 @@ from typing import Final
 KEY_CHARACTERS: Final = 60
 VALUE_CHARACTERS: Final = 4096
 PAIRS: Final = 300
-#: characters of a text that are read, and of one line
+#: characters and lines of a text that are read, and characters of one line
 TEXT_CHARACTERS: Final = 256 * 1024
+LINES: Final = 5000
 LINE_CHARACTERS: Final = 2000
 
 _GAP: Final = re.compile(r"\s{3,}")
@@ -32,7 +33,7 @@ def key_values(text: str, separator: str) -> dict[str, str | list[str]]:
     found: dict[str, list[str]] = {}
     last = ""
     count = 0
-    for line in text[:TEXT_CHARACTERS].split("\n"):
+    for line in text[:TEXT_CHARACTERS].split("\n")[:LINES]:
         line = line[:LINE_CHARACTERS]  # noqa: PLW2901 - only its beginning is looked at
         pairs = _pairs(line, separator)
         if not line.strip() or _RULE.match(line) or (not pairs and _OTHER.match(line)):

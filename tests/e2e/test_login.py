@@ -6,11 +6,15 @@ import asyncio
 import base64
 import json
 import secrets
+import socket
 from pathlib import Path
+from urllib.parse import urlencode
 
+import aiohttp
 import pytest
 
 from mailbridge.sandbox.directory import App, User
+from tests.servers.oauth_web import Browser
 from tests.servers.site import Site, mail, site
 
 __all__ = ["site"]
@@ -103,6 +107,43 @@ async def test_another_account_is_refused_by_name(site: Site, person: User) -> N
     assert "somebody.else@feuerwehr.example" in err.decode()
     assert ADDRESS in err.decode()
     assert none == 1
+
+
+async def test_a_link_of_the_running_daemon_brings_the_grant(site: Site, person: User) -> None:
+    """`login --web` prints a link; who walks it signs in, is shown the steps, and mail comes."""
+    port = free_port()
+    with site.config.open("a") as config:
+        config.write(f"\nhttp: {{listen: 127.0.0.1:{port}}}\n")
+    app = next(one for one in site.tenant.directory.apps.values() if one.name == "desktop")
+    app.add_redirect(f"http://localhost:{port}/oauth/callback", "public")
+    site.box.deliver(mail(3))
+    jar = aiohttp.CookieJar(unsafe=True)
+    async with site.daemon(), aiohttp.ClientSession(cookie_jar=jar) as session:
+        await parked(site)
+        code, link, _ = await site.call("login", "alarm", "--web")
+        browser = Browser(session)
+        shown = await browser.get(link.strip())
+        away = await browser.post(link.partition("?")[0].strip(), {"ticket": shown.ticket})
+        async with site.tenant.browser() as microsoft:
+            landing = await microsoft.walk_authorize(away.link, person)
+        back = f"http://localhost:{port}/oauth/callback?{urlencode(landing.fields)}"
+        shown = await browser.get(back)
+        await delivered(site, 1)
+        async with asyncio.timeout(40):
+            while 'http-equiv="refresh"' in shown.html:
+                await asyncio.sleep(0.1)
+                shown = await browser.get(shown.url)
+
+    assert code == 0
+    assert shown.status == 200
+    assert ADDRESS in shown.text
+    assert "failed" not in shown.text
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def held(folder: Path) -> bytes:
