@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mailbridge.store import enqueue, lookup, outgoing, recent, rescue, routing, standing
+from mailbridge.store import enqueue, lookup, outages, outgoing, recent, rescue, routing, standing
 from mailbridge.store.store import Store
 from tests.contract.conftest import OpenStore
 from tests.contract.mails import NOON, accept, claim, done
@@ -99,6 +99,15 @@ HOT: list[tuple[str, sa.Select[Any], dict[str, Any], str]] = [
     ("few", outgoing.DUE_GROUPED, {"sink": "erp", "now": 2**62, "limit": 9}, "deliveries_alone"),
     ("next due", outgoing.NEXT_DUE, {"sink": "erp"}, "deliveries_due"),
     ("rescue", rescue.LATE, {"at": 2**62}, "deliveries_claimed"),
+    ("hasten", outages.WAITING, {"sink": "erp", "now": 0}, "deliveries_due"),
+    (
+        "give up",
+        outages.AGED,
+        {"sink": "erp", "now": 2**62, "due": 1700000000000000, "number": 9},
+        "deliveries_due",
+    ),
+    ("fall back", outages.FALLING_BACK, {"now": 2**62}, "deliveries_fall_back"),
+    ("next fall back", outages.NEXT_FALL_BACK, {}, "deliveries_fall_back"),
     ("notify", enqueue.SINKS_OF, {"id": "msg_9"}, "deliveries_notice"),
     (
         "unsettled",
