@@ -349,3 +349,15 @@ async def test_a_session_does_not_outlive_its_token(office: Office) -> None:
     office.mail(OTHER)
     assert isinstance(await office.deliver(), Delivered)
     assert (office.tenant.smtp.connections, office.desk.asked) == (2, 2)
+
+
+async def test_a_rested_connection_is_asked_before_it_carries_a_mail(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that hangs up at the first word after a pause costs a connection, not a mail."""
+    monkeypatch.setattr("mailbridge.sinks.smtp_pool.FRESH", 0.0)
+    await office.deliver()
+    office.tenant.faults.add("smtp.drop_on_command", times=1, command="RSET")
+    office.mail(OTHER)
+    assert isinstance(await office.deliver(), Delivered)
+    assert (office.tenant.smtp.connections, len(office.tenant.smtp.mails)) == (2, 2)
