@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, Final
 
@@ -216,27 +217,18 @@ def _follow(
 def _mail(
     key: str, number: int, word: routing.Word | None, fall_back_at: int | None, now: int
 ) -> Event:
+    # Held mail has it too: its clock starts anew when a person lets it go.
+    plainly = Event(id=key, type=MAIL, message=number, created_at=now, fall_back_at=fall_back_at)
     if word is None:
-        return Event(id=key, type=MAIL, message=number, created_at=now, fall_back_at=fall_back_at)
+        return plainly
     if word.verdict == "hold":
-        return Event(
-            id=key,
-            type=MAIL,
-            message=number,
-            created_at=now,
-            state=DeliveryState.HELD.value,
-            reason=word.reason,
-            route=word.step.route,
-        )
-    return Event(
-        id=key,
-        type=MAIL,
-        message=number,
-        created_at=now,
+        held = DeliveryState.HELD.value
+        return replace(plainly, state=held, reason=word.reason, route=word.step.route)
+    return replace(
+        plainly,
         route=word.step.route,
         expires_at=word.expires_at,
         otherwise=None if word.expires_at is None else word.otherwise,
-        fall_back_at=fall_back_at,
     )
 
 

@@ -206,26 +206,7 @@ def events_of(name: str) -> sa.ColumnElement[bool]:
 
 def trace(connection: sa.Connection, name: str) -> Trace:
     """Return all that is known under a webhook-id, a Message-ID or the number of a delivery."""
-    direct = sa.select(messages.c.pk, messages.c.id, messages.c.known_as)
-    if name.isdecimal():
-        statement = direct.where(
-            messages.c.pk.in_(sa.select(deliveries.c.message).where(deliveries.c.pk == int(name)))
-        )
-    else:
-        bare = f"<{name}>"
-        statement = direct.where(
-            sa.or_(messages.c.id == name, messages.c.message_id.in_([name, bare]))
-        )
-    hits = connection.execute(statement).all()
-    ids = {row.id for row in hits} | {row.known_as for row in hits if row.known_as}
-    found = connection.execute(
-        messages.select()
-        .where(
-            messages.c.kept > Kept.PLACE,
-            sa.or_(messages.c.id.in_(ids), messages.c.known_as.in_(ids)),
-        )
-        .order_by(messages.c.pk)
-    ).all()
+    found = _messages_of(connection, name)
     open_or_vanished = connection.execute(gaps.select().where(gaps.c.id == name)).all()
     numbers = [row.pk for row in found]
     sent = connection.execute(
@@ -251,6 +232,30 @@ def trace(connection: sa.Connection, name: str) -> Trace:
         attempts=tuple(attempt_row(row) for row in tries),
         rulings=tuple(ruling_row(ids_of[row.message], row.steps) for row in said),
     )
+
+
+def _messages_of(connection: sa.Connection, name: str) -> Sequence[Any]:
+    """Return the rows of a message under every place that it was known by."""
+    direct = sa.select(messages.c.pk, messages.c.id, messages.c.known_as)
+    if name.isdecimal():
+        statement = direct.where(
+            messages.c.pk.in_(sa.select(deliveries.c.message).where(deliveries.c.pk == int(name)))
+        )
+    else:
+        bare = f"<{name}>"
+        statement = direct.where(
+            sa.or_(messages.c.id == name, messages.c.message_id.in_([name, bare]))
+        )
+    hits = connection.execute(statement).all()
+    ids = {row.id for row in hits} | {row.known_as for row in hits if row.known_as}
+    return connection.execute(
+        messages.select()
+        .where(
+            messages.c.kept > Kept.PLACE,
+            sa.or_(messages.c.id.in_(ids), messages.c.known_as.in_(ids)),
+        )
+        .order_by(messages.c.pk)
+    ).all()
 
 
 def raw_bytes(connection: sa.Connection, name: str) -> bytes | None:

@@ -113,7 +113,7 @@ async def test_sequences_count_what_is_held_too(store: Store) -> None:
 async def test_a_second_webhook_waits_only_behind_what_is_queued(
     store: Store, clock: Clock
 ) -> None:
-    """The fallback's clock runs from acceptance, with routes and without; never for held mail."""
+    """The fallback's clock runs from acceptance; for held mail, from a person's word on."""
     more: dict[str, Any] = {"fallbacks": {"erp": 60.0}}
     await rule(
         store,
@@ -125,10 +125,14 @@ async def test_a_second_webhook_waits_only_behind_what_is_queued(
     assert {(row.event_id, row.sink): row.fall_back_at for row in rows} == {
         (key(1), "erp"): clock() + timedelta(seconds=60),
         (key(1), "sms"): None,
-        (key(2), "erp"): None,
+        (key(2), "erp"): clock() + timedelta(seconds=60),
         (key(3), "erp"): clock() + timedelta(seconds=60),
         (key(3), "sms"): None,
     }
+    clock.advance(30)
+    assert await store.requeue([key(2)]) == 1
+    (released,) = (await store.trace(key(2))).deliveries
+    assert released.fall_back_at == clock() + timedelta(seconds=60)
 
 
 async def test_what_may_become_too_old_says_so(store: Store, clock: Clock) -> None:

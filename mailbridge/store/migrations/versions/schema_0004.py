@@ -18,6 +18,19 @@ NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 def upgrade() -> None:
     """Add columns, which are NULL for what is there, and tables."""
+    _extend_deliveries()
+    op.create_index(
+        "messages_unrouted",
+        "messages",
+        ["pk"],
+        sqlite_where=UNROUTED,
+        postgresql_where=UNROUTED,
+    )
+    _create_what_routes_said()
+    _create_what_routes_remember()
+
+
+def _extend_deliveries() -> None:
     # Each without a default: neither database writes a row for that.
     op.add_column("deliveries", sa.Column("route", sa.Text()))
     op.add_column("deliveries", sa.Column("expires_at", sa.BigInteger()))
@@ -39,13 +52,9 @@ def upgrade() -> None:
         sqlite_where=FALLS_BACK,
         postgresql_where=FALLS_BACK,
     )
-    op.create_index(
-        "messages_unrouted",
-        "messages",
-        ["pk"],
-        sqlite_where=UNROUTED,
-        postgresql_where=UNROUTED,
-    )
+
+
+def _create_what_routes_said() -> None:
     op.create_table(
         "rulings",
         sa.Column("message", NUMBER, autoincrement=False, nullable=False),
@@ -62,6 +71,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("route", "message"),
         sqlite_with_rowid=False,
     )
+
+
+def _create_what_routes_remember() -> None:
     op.create_table(
         "recent",
         sa.Column("route", sa.Text(), nullable=False),
