@@ -17,7 +17,8 @@ from mailbridge.errors import (
     Throttled,
     Unavailable,
 )
-from mailbridge.sinks.smtp_replies import Judgement, Reply, judge
+from mailbridge.sinks.smtp_replies import Judgement, Reply
+from mailbridge.sinks.smtp_rules import judge
 
 #: what a failed handshake mostly comes from
 _PORTS: Final = (

@@ -27,7 +27,8 @@ from mailbridge.errors import SignInRejected, Unavailable
 from mailbridge.model import AccessToken, TokenSource
 from mailbridge.sinks.smtp_errors import refusal
 from mailbridge.sinks.smtp_message import Envelope, WireForm, commands
-from mailbridge.sinks.smtp_replies import Judgement, Phase, Reply, judge
+from mailbridge.sinks.smtp_replies import Judgement, Phase, Reply
+from mailbridge.sinks.smtp_rules import judge
 from mailbridge.sinks.smtp_wire import Patience, SmtpServer, Wire
 
 _CHALLENGE: Final = 334

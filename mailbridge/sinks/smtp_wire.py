@@ -27,7 +27,8 @@ from mailbridge.proxy.dial import dial_async
 from mailbridge.proxy.environment import goes_around
 from mailbridge.proxy.place import Proxy, is_ip
 from mailbridge.sinks.smtp_errors import Undecided, refusal, translated
-from mailbridge.sinks.smtp_replies import Phase, Reply, judge
+from mailbridge.sinks.smtp_replies import Phase, Reply
+from mailbridge.sinks.smtp_rules import judge
 from mailbridge.tls import tls_context
 
 Tls = Literal["starttls", "implicit"]

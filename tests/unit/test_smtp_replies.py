@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mailbridge.sinks.smtp_replies import Phase, Reply, judge
+from mailbridge.sinks.smtp_replies import Phase, Reply
+from mailbridge.sinks.smtp_rules import judge
 
 #: reply, when it comes, code of the judgement, kept or given up, who is to blame
 TABLE = [
