@@ -88,6 +88,7 @@ async def serve(
         sockets = listen(config.http)
         stack.callback(_close, sockets)
         daemon = Daemon(config=config, store=store, health=Health(started_at=utc_now()))
+        daemon.port = sockets[0].getsockname()[1] if sockets else 0
         store.on_commit(daemon.health.commits.observe)
         builder = Builder(daemon, _in_threads(pool), rng)
         stack.push_async_callback(builder.sign_ins.close)

@@ -12,9 +12,10 @@ from typing import Any, Final
 from mailbridge import __version__
 from mailbridge.config import Config, Mailbox, Webhook
 from mailbridge.dispatch import Dispatcher
-from mailbridge.forms import build_format, hidden
+from mailbridge.forms import build_format, hidden, links_of
 from mailbridge.health import FolderHealth, Health, SinkHealth
 from mailbridge.intake import Intake
+from mailbridge.links import Links
 from mailbridge.retry import POLICIES
 from mailbridge.room import MailboxSlots, Room
 from mailbridge.route.decide import Router
@@ -57,6 +58,13 @@ class Daemon:
     health: Health
     intakes: list[Intake] = field(default_factory=list)
     dispatchers: dict[str, Dispatcher] = field(default_factory=dict)
+    #: where HTTP is answered, 0 if nowhere
+    port: int = 0
+
+    @property
+    def links(self) -> Links | None:
+        """What makes and checks links to attachments."""
+        return links_of(self.config, port=self.port)
 
     def wake_dispatchers(self) -> None:
         """Say to every dispatcher that something new may be due."""
@@ -213,10 +221,10 @@ def build_router(config: Config, names: Sequence[str] | None) -> Router | None:
     return Router([config.routes[name].compile(name) for name in names])
 
 
-def build_sink(name: str, webhook: Webhook) -> WebhookSink:
+def build_sink(name: str, webhook: Webhook, links: Links | None = None) -> WebhookSink:
     """Return the sink of a webhook; open it before use."""
     tls = webhook.tls
-    form = build_format(name, webhook)
+    form = build_format(name, webhook, links)
     return WebhookSink(
         name=name,
         url=webhook.request_url,

@@ -8,7 +8,7 @@ So every attempt and every replay of a delivery sends the same body.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -28,7 +28,9 @@ STALE_AFTER: Final = timedelta(minutes=15)
 #: bytes of attachments that one event carries inline, all together, unless told otherwise
 INLINE_BYTES: Final = 5 * 1024 * 1024
 
-AttachmentsMode = Literal["none", "meta", "inline"]
+AttachmentsMode = Literal["none", "meta", "inline", "link"]
+#: gives the link to an attachment: the message's id, its index, and since when it is good
+Link = Callable[[str, int, datetime], str]
 
 NOTICE_TYPES: Final = frozenset(
     {
@@ -55,26 +57,33 @@ NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventSettings:
-    """How a sink wants its mails. ``attachments_max`` are bytes before base64, per event."""
+    """How a sink wants its mails. ``attachments_max`` are bytes before base64, per event.
+
+    ``link`` makes the links of the mode of that name.
+    """
 
     attachments: AttachmentsMode = "meta"
     attachments_max: int = INLINE_BYTES
     stale_after: timedelta = STALE_AFTER
+    link: Link | None = None
 
 
-def mail_event(
+def mail_event(  # noqa: PLR0913 - what an event is made of, all by keyword
     mail: StoredMail,
     message: ParsedMessage,
     settings: EventSettings | None = None,
     *,
     route: str | None = None,
     fields: Mapping[str, Any] = NOTHING,
+    since: datetime | None = None,
 ) -> bytes:
     """Return the body of ``mail.received``: valid UTF-8, the same for every attempt.
 
-    ``route`` brought it here, ``fields`` is what that one extracted (plain JSON).
+    ``route`` brought it here, ``fields`` is what that one extracted (plain JSON). Links are good
+    from ``since`` on, when the delivery's budget began; without it, from acceptance.
     """
-    data = mail_data(mail, message, settings or EventSettings(), route=route, fields=fields)
+    settings = settings or EventSettings()
+    data = mail_data(mail, message, settings, route=route, fields=fields, since=since)
     event = {
         "type": MAIL_TYPE,
         "timestamp": stamp(mail.accepted_at),
@@ -89,13 +98,14 @@ def mail_event(
     return body
 
 
-def mail_data(
+def mail_data(  # noqa: PLR0913 - the same
     mail: StoredMail,
     message: ParsedMessage,
     settings: EventSettings,
     *,
     route: str | None = None,
     fields: Mapping[str, Any] = NOTHING,
+    since: datetime | None = None,
 ) -> dict[str, Any]:
     """Return the ``data`` object of ``mail.received``."""
     verdict = judge(message)
@@ -105,7 +115,7 @@ def mail_data(
         "text": _body(message.text) or _NO_TEXT,
         "html": _body(message.html),
         "text_from_html": message.text_from_html,
-        "attachments": _attachments(message.attachments, settings),
+        "attachments": _attachments(message.attachments, settings, mail, since),
         "auth": verdict.auth,
         "trust": verdict.trust,
         "auto": verdict.auto,
@@ -206,7 +216,10 @@ def _body(body: Body | None) -> dict[str, Any] | None:
 
 
 def _attachments(
-    attachments: tuple[Attachment, ...], settings: EventSettings
+    attachments: tuple[Attachment, ...],
+    settings: EventSettings,
+    mail: StoredMail,
+    since: datetime | None,
 ) -> list[dict[str, Any]]:
     if settings.attachments == "none":
         return []
@@ -222,7 +235,14 @@ def _attachments(
             "sha256": part.sha256,
             "disposition": part.disposition,
             "content_id": part.content_id,
+            "kind": part.kind,
         }
+        if part.details is not None:
+            entry["details"] = dict(part.details)
+        if part.within is not None:
+            entry["within"] = part.within
+        if settings.link is not None:
+            entry["url"] = settings.link(mail.id, index, since or mail.accepted_at)
         if settings.attachments == "inline":
             fits = part.size <= room
             room -= part.size if fits else 0

@@ -21,9 +21,11 @@ from mailbridge.build import Builder, Daemon, build_sink
 from mailbridge.config import Config
 from mailbridge.dispatch import Dispatcher
 from mailbridge.errors import MailbridgeError, StoreRefused, first_of
+from mailbridge.forms import links_of
 from mailbridge.health import FolderHealth
 from mailbridge.intake import Intake
 from mailbridge.schedule import Schedule
+from mailbridge.sinks.webhook import WebhookSink
 from mailbridge.supervise import Supervisor
 
 log = structlog.get_logger()
@@ -162,7 +164,7 @@ class Running:
         try:
             for name in sorted(found.webhooks & config.webhooks.keys()):
                 stack = AsyncExitStack()
-                sink = await stack.enter_async_context(build_sink(name, config.webhooks[name]))
+                sink = await stack.enter_async_context(_sink(name, config, self.daemon.port))
                 opened[name] = (sink, stack)
         except BaseException:
             for _, stack in opened.values():
@@ -172,7 +174,7 @@ class Running:
 
     async def _start_sink(self, name: str) -> None:
         stack = AsyncExitStack()
-        sink = await stack.enter_async_context(build_sink(name, self.daemon.config.webhooks[name]))
+        sink = await stack.enter_async_context(_sink(name, self.daemon.config, self.daemon.port))
         self._deliver(name, sink, stack)
 
     def _deliver(self, name: str, sink: Any, stack: AsyncExitStack) -> None:
@@ -223,6 +225,10 @@ class Running:
             self.schedule.wake_cron(fetch.cron, intake.scheduled, name=name)
         else:
             self.schedule.wake_every(fetch.every.total_seconds(), intake.scheduled, name=name)
+
+
+def _sink(name: str, config: Config, port: int) -> WebhookSink:
+    return build_sink(name, config.webhooks[name], links_of(config, port=port))
 
 
 def _wake_name(intake: Intake) -> str:

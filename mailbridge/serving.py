@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mailbridge.answers import Answers
 from mailbridge.build import Builder, Daemon, utc_now
-from mailbridge.config import Config
 from mailbridge.http.control import Command
-from mailbridge.links import Links
 from mailbridge.operate import Operator
 from mailbridge.sign_in_desk import SignInDesk, public_url
 
@@ -47,7 +45,7 @@ class Serving:
             now=utc_now,
             run=run,
         )
-        routers = [oauth_routes(self.desk), *_attachments(daemon, port)]
+        routers = [oauth_routes(self.desk), *_attachments(daemon)]
         self.server: HttpServer = http_server(
             http=daemon.config.http,
             sockets=sockets,
@@ -61,19 +59,13 @@ class Serving:
         return dict(self.desk.commands())
 
 
-def _attachments(daemon: Daemon, port: int) -> list[APIRouter]:
-    links = links_of(daemon.config, port=port)
+def _attachments(daemon: Daemon) -> list[APIRouter]:
+    links = daemon.links
     if links is None:
         return []
     from mailbridge.http.attachments import attachment_routes
 
     return [attachment_routes(links, daemon.store.raw, now=utc_now)]
-
-
-def links_of(config: Config, *, port: int) -> Links | None:
-    """Return what makes and checks links to attachments, ``None`` without a key to sign them."""
-    keys = [key.reveal() for key in config.state.key]
-    return Links(public_url(config, port=port), keys) if keys else None
 
 
 def serving(

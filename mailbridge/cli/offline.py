@@ -172,10 +172,10 @@ def _body(config: Config | None, webhook: str | None, delivery: Delivery) -> byt
         from mailbridge.formats.native import NativeFormat
 
         return NativeFormat().body(delivery)
-    from mailbridge.forms import build_format, hidden
+    from mailbridge.forms import build_format, hidden, links_of
 
     section = config.webhooks[webhook]
-    body, _ = build_format(webhook, section).render(delivery)
+    body, _ = build_format(webhook, section, links_of(config)).render(delivery)
     for secret in hidden(section):
         body = body.replace(json.dumps(secret, ensure_ascii=False).encode()[1:-1], b"***")
         tell(f"{webhook}: the key in this body is shown as ***")

@@ -186,6 +186,7 @@ async def _send(config: Config, name: str, raw: bytes | None) -> tuple[Outcome, 
     import time
 
     from mailbridge.build import build_sink
+    from mailbridge.forms import links_of
     from mailbridge.model import Delivery, MessageRef, StoredMail, derived_id
 
     now = datetime.now(UTC)
@@ -219,7 +220,7 @@ async def _send(config: Config, name: str, raw: bytes | None) -> tuple[Outcome, 
         if mail is None
         else None,
     )
-    async with build_sink(name, config.webhooks[name]) as sink:
+    async with build_sink(name, config.webhooks[name], links_of(config)) as sink:
         [rendered] = sink.render([delivery])
         clock = time.monotonic()
         outcome = await sink.deliver(rendered, attempt=1)

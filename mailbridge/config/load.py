@@ -162,6 +162,7 @@ class _Loader:
         route_rules.check_use(routes, mailboxes, webhooks, self._problems)
         if http is not None:
             check_http(http, self._problems)
+            rules.check_links(webhooks, self._problems, serves=http.listen != "off", keyed=has_key)
         if self._problems.errors or state is None or http is None:
             return None
         if "database" not in state.model_fields_set:

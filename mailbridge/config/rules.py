@@ -217,6 +217,23 @@ def check_webhooks(webhooks: Mapping[str, Webhook], problems: Problems) -> None:
         problems.warn(("webhooks",), "no webhook receives mail.received", fix)
 
 
+def check_links(
+    webhooks: Mapping[str, Webhook], problems: Problems, *, serves: bool, keyed: bool
+) -> None:
+    """Find links to attachments that nobody could follow, or that nothing could sign."""
+    for name, hook in webhooks.items():
+        if hook.attachments.mode != "link":
+            continue
+        path = ("webhooks", name, "attachments", "mode")
+        if not serves:
+            message = "links lead to the daemon's HTTP server, and nothing listens"
+            problems.add(path, message, "write `http: {listen: …}`, or another mode.")
+        if not keyed:
+            message = "links are signed with state.key, and it is not set"
+            fix = "make one with `mailbridge secret key` and write `state: {key: {file: PATH}}`."
+            problems.add(path, message, fix)
+
+
 def _check_delivery(path: Path, hook: Webhook, problems: Problems) -> None:
     written = hook.model_fields_set
     if hook.order == "strict" and "concurrency" in written and hook.concurrency > 1:

@@ -35,7 +35,7 @@ from mailbridge.config.problems import fault
 from mailbridge.config.proxies import ProxySetting
 from mailbridge.config.secrets import Secret, SigningSecret, reference_schema, resolve
 from mailbridge.config.sections import Section, file_default
-from mailbridge.config.values import Certificates, PrivateKey, Size, later, whole
+from mailbridge.config.values import Certificates, PrivateKey, Size, whole
 
 #: the events that a webhook can receive
 EventType = Literal[
@@ -60,8 +60,10 @@ EVENTS: tuple[EventType, ...] = get_args(EventType)
 class Attachments(Section):
     """What a webhook gets of attachments."""
 
-    mode: Annotated[Literal["none", "meta", "inline"], later("link", what="mode")] = Field(
-        "meta", description="none, meta (names, types, sizes, hashes) or inline (base64 too)"
+    mode: Literal["none", "meta", "inline", "link"] = Field(
+        "meta",
+        description="none, meta (names, types, sizes, hashes), inline (base64 too) or link (meta "
+        "with a signed link, good for eight days; needs http.listen and state.key)",
     )
     max: Size = Field(
         10_000_000,

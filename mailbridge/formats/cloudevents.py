@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import orjson
 
-from mailbridge.event import AttachmentsMode
+from mailbridge.event import AttachmentsMode, Link
 from mailbridge.formats.native import NativeFormat
 from mailbridge.model import Delivery
 
@@ -34,9 +34,12 @@ class CloudEventsFormat:
     content_type = CONTENT_TYPE
 
     def __init__(
-        self, attachments_mode: AttachmentsMode = "meta", attachments_max: int = 0
+        self,
+        attachments_mode: AttachmentsMode = "meta",
+        attachments_max: int = 0,
+        link: Link | None = None,
     ) -> None:
-        self._native = NativeFormat(attachments_mode, attachments_max)
+        self._native = NativeFormat(attachments_mode, attachments_max, link=link)
 
     def render(self, delivery: Delivery) -> tuple[bytes, str]:
         """Return the event."""

@@ -10,6 +10,7 @@ from mailbridge.event import (
     STALE_AFTER,
     AttachmentsMode,
     EventSettings,
+    Link,
     mail_event,
     notice_event,
 )
@@ -35,11 +36,13 @@ class NativeFormat:
         attachments_max: int = INLINE_BYTES,
         *,
         stale_after: timedelta = STALE_AFTER,
+        link: Link | None = None,
     ) -> None:
         self._settings = EventSettings(
             attachments=attachments_mode,
             attachments_max=attachments_max,
             stale_after=stale_after,
+            link=link,
         )
 
     def render(self, delivery: Delivery) -> tuple[bytes, str]:
@@ -64,7 +67,11 @@ class NativeFormat:
                 delivery.body,
             )
         message = parse(delivery.mail.raw)
-        said: dict[str, Any] = {"route": delivery.route, "fields": delivery.fields}
+        said: dict[str, Any] = {
+            "route": delivery.route,
+            "fields": delivery.fields,
+            "since": delivery.first_due_at,
+        }
         try:
             return mail_event(delivery.mail, message, self._settings, **said)
         except Exception:  # noqa: BLE001 - a mail must reach its receiver even past a bug of ours

@@ -10,7 +10,7 @@ from typing import Final
 
 import orjson
 
-from mailbridge.event import AttachmentsMode
+from mailbridge.event import AttachmentsMode, Link
 from mailbridge.formats.native import NativeFormat
 from mailbridge.formats.values import values_of
 from mailbridge.model import Delivery
@@ -31,7 +31,7 @@ def kind_of(content_type: str) -> Kind:
 class TemplatedFormat:
     """Renders a template. Raises ``TemplateFault`` when it cannot be read."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings, all by keyword
         self,
         source: str,
         content_type: str,
@@ -39,12 +39,13 @@ class TemplatedFormat:
         place: str = "template",
         attachments_mode: AttachmentsMode = "meta",
         attachments_max: int = 0,
+        link: Link | None = None,
     ) -> None:
         self._place = place
         self.content_type = content_type
         self._is_json = kind_of(content_type) == "json"
         self._template = Template(source, place=place, kind=kind_of(content_type))
-        self._native = NativeFormat(attachments_mode, attachments_max)
+        self._native = NativeFormat(attachments_mode, attachments_max, link=link)
         inline = attachments_max if attachments_mode == "inline" else 0
         self._most = OUTPUT + inline * 3 // 2
 

@@ -208,7 +208,7 @@ MISTAKES = [
         "missing",
         "after",
     ),
-    m("mode: meta", "mode: link", "webhooks.erp.attachments.mode", "not in this version", "use"),
+    m("mode: meta", "mode: link", "webhooks.erp.attachments.mode", "nothing listens", "http"),
     # proxies
     m(
         "credential:\n",
