@@ -18,8 +18,11 @@ from mailbridge.model import (
     Grant,
     MessageRef,
     Notice,
+    Outgoing,
+    Recipient,
     Resolution,
 )
+from mailbridge.store.rows import SendRow
 
 
 class IntakeStore(Protocol):
@@ -220,3 +223,70 @@ class GrantStore(Protocol):
 
     async def forget_grant(self, app: str, account: str) -> bool:
         """Remove a grant; tells whether there was one."""
+
+
+class SendStore(Protocol):
+    """A ``Protocol``: the mails that are to be sent; ``Store.sends``.
+
+    Such a mail is a delivery of the sink ``send:NAME``: claimed, resolved, retried and dropped
+    like any other. What is special about it is here.
+    """
+
+    async def accept(self, mail: Outgoing) -> AcceptedSend:
+        """Make a mail durable; when this returns, a crash or a power cut no longer loses it.
+
+        Those who call at the same time share a commit. A client's key that is known, with the
+        same digest, gives the same mail again and writes nothing. Raises ``PermanentError`` with
+        the code ``send.key_conflict`` when the digest is another, ``StoreFull`` (nothing stored),
+        or ``TemporaryError``.
+        """
+
+    async def in_doubt(self, delivery: Delivery) -> None:
+        """Note that the final dot is about to be written; it may be, once this has returned.
+
+        Raises ``TemporaryError`` with the code ``send.claim_lost`` when the claim is no longer
+        ours: then nobody may write the dot.
+        """
+
+    async def answered(self, delivery: Delivery, recipients: Sequence[Recipient]) -> None:
+        """Note what the server said of these recipients; the mail is in doubt no more.
+
+        Who has the mail stays ``taken``, whatever is said later. Raises as ``in_doubt``; that
+        somebody has the mail is noted all the same, for it is true whoever says so.
+        """
+
+    async def spent(self, mailbox: str) -> Sequence[tuple[datetime, int]]:
+        """Return what a mailbox has submitted in the last 24 hours, oldest first.
+
+        Each is when, and to how many recipients; those in doubt count as well.
+        """
+
+    async def status(self, name: str) -> SendRow | None:
+        """Return what became of a mail by its ``out_`` id, ``None`` when there is none."""
+
+    async def find(self, message_id: str) -> Sequence[SendRow]:
+        """Return the mails with this Message-ID, bare or in brackets, the newest first."""
+
+    async def bounced(self, bounce: Bounce, listeners: Sequence[str]) -> str | None:
+        """Note a bounce, and tell ``listeners`` of it as ``send.failed``: once for a recipient.
+
+        Returns the id of the mail, ``None`` when it is none of ours.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedSend:
+    """A mail that will be sent; ``known`` when the client's key stood for it already."""
+
+    id: str
+    known: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounce:
+    """A report that a mail did not arrive: of which, for whom, what it says, and when it came."""
+
+    message_id: str
+    recipient: str
+    report: str
+    at: datetime

@@ -8,7 +8,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Literal
 
-from mailbridge.model import Checkpoint, MessageRef
+from mailbridge.model import Checkpoint, MessageRef, Recipient, Via
 
 #: accepted: some delivery is open; held: kept back for a person; known: the same message under a
 #: new UIDVALIDITY; gap: listed by the server, which would not give it; unrouted: no webhook was to
@@ -19,6 +19,11 @@ MessageState = Literal[
 
 #: as ``DeliveryState``, but a queued delivery that was attempted is called deferred
 ShownState = Literal["queued", "deferred", "claimed", "delivered", "dead", "held", "dropped"]
+
+
+#: sending: in hand at this moment; sent: everybody was asked and somebody has it; failed: nobody
+#: has it, or it was given up; held: nobody knows whether the server has it, and a person decides
+SendState = Literal["queued", "deferred", "sending", "sent", "failed", "held", "dropped"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +128,49 @@ class AttemptRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BounceRow:
+    """A bounce that came back for an outgoing mail."""
+
+    recipient: str
+    at: datetime
+    report: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendRow:
+    """An outgoing mail and what became of it, without its bytes."""
+
+    id: str
+    #: the number of its delivery
+    number: int
+    state: SendState
+    mailbox: str
+    sender: str
+    #: without brackets
+    message_id: str
+    via: Via
+    client: str
+    accepted_at: datetime
+    size: int
+    sha256: str
+    recipients: tuple[Recipient, ...]
+    attempts: int
+    #: when it is tried next, while it waits
+    due_at: datetime | None
+    #: when the last recipient was taken or refused
+    ended_at: datetime | None
+    #: since when nobody knows whether the server has it
+    in_doubt_at: datetime | None
+    #: why it is in this state, if there is something to say
+    reason: str
+    #: the server's last word
+    reply: str
+    bounces: tuple[BounceRow, ...]
+    #: whether its bytes are still here
+    raw_kept: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
     """Everything known about one message or event; all empty when the id is unknown."""
 
@@ -130,6 +178,7 @@ class Trace:
     deliveries: tuple[DeliveryRow, ...] = ()
     attempts: tuple[AttemptRow, ...] = ()
     rulings: tuple[RulingRow, ...] = ()
+    sends: tuple[SendRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
