@@ -147,10 +147,8 @@ class HttpServer:
         log.info("http.stopped")
 
     async def _end(self) -> None:
-        """Cut off what did not end by itself."""
+        """Cut off what did not end by itself; uvicorn has cancelled its tasks and left it there."""
         state = self._server.server_state
-        for task in list(state.tasks):
-            task.cancel()
         await asyncio.gather(*state.tasks, return_exceptions=True)
         for connection in list(state.connections):
             connection.transport.abort()

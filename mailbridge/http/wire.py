@@ -106,13 +106,10 @@ class Guarded(H11Protocol):
             self._wait()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, if this one has all been read."""
+        """Count as idle, unless the next request is there already."""
         super().on_response_complete()
-        if self._answering or self.transport.is_closing():
-            return
-        self._all.became_idle(self)
-        if self.conn.their_state is not h11.IDLE:
-            self._wait()
+        if not self._answering and not self.transport.is_closing():
+            self._all.became_idle(self)
 
     def pause_writing(self) -> None:
         """Give the client some time to read what is on its way."""

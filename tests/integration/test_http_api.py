@@ -48,6 +48,7 @@ async def test_a_page_that_is_just_full_is_the_last(api: Api) -> None:
     await accept(api.store, range(1, 5))
     assert await pages(api, "limit=4", None) == ([4, 3, 2, 1], None)
     assert await pages(api, "limit=2&cursor=1", None) == ([], None)
+    assert await pages(api, "limit=9&cursor=ffffffffffffffff", None) == ([4, 3, 2, 1], None)
 
 
 async def test_gaps_lead_the_log_and_cost_no_mail_its_place(api: Api) -> None:

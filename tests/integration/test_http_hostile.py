@@ -114,11 +114,15 @@ async def test_connections_without_a_request_make_room(
     api.server.connections.limit = 20
     async with contextlib.AsyncExitStack() as stack:
         idle = [await stack.enter_async_context(connected(api)) for _ in range(20)]
-        for number, client in enumerate(idle):
-            if number % 2:
-                await client.send("POST /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n")
         for _ in range(30):
             assert await fine(api)
+        half = [await stack.enter_async_context(connected(api)) for _ in range(20)]
+        for client in half:
+            await client.send("POST /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n12")
+        async with asyncio.timeout(20):  # until each of them is being answered, so to speak
+            while sum(one.cycle is not None for one in api.server.connections.open) < 20:
+                await asyncio.sleep(0.02)
+        assert await fine(api)
         more = [await stack.enter_async_context(connected(api)) for _ in range(40)]
         assert await fine(api)
         assert len(api.server.connections.open) <= 20
@@ -142,6 +146,21 @@ async def test_a_client_that_does_not_read_is_cut_off(
                     assert one.transport.get_write_buffer_size() < MIB
                 await asyncio.sleep(0.02)
         assert await fine(api)
+
+
+async def test_a_client_that_does_not_read_does_not_hold_the_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the daemon stops, no connection outlives the time that requests have then."""
+    monkeypatch.setattr("mailbridge.http.server.STOP_WITHIN", 0.2)
+    async with running_api(tmp_path) as api, connected(api) as client:
+        await accept(api.store, [1], size=24 * MIB)
+        await client.send(f"GET /v1/messages/{ref(1).message_id}/raw HTTP/1.1\r\n{HEAD}\r\n")
+        assert b" 200 " in await client.reader.readline()
+        api.stop.set()
+        async with asyncio.timeout(20):
+            while api.server.connections.open:
+                await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize(
