@@ -39,7 +39,6 @@ from mailbridge.errors import (
     MailbridgeError,
     PermanentError,
     SessionOver,
-    StoreFull,
     StoreRefused,
     TemporaryError,
     Throttled,
@@ -48,20 +47,10 @@ from mailbridge.health import Sight
 from mailbridge.intake import Intake
 from mailbridge.model import Notice, derived_id
 from mailbridge.store.base import IntakeStore
+from mailbridge.waits import NOT_CONNECTED_TIMES, backoff, is_not_connected
 
 log = structlog.get_logger()
 
-#: seconds: first wait, longest wait, and the wait after a permanent error
-FIRST_WAIT: Final = 1.0
-LONGEST_WAIT: Final = 300.0
-PARKED_WAIT: Final = 900.0
-#: seconds between two tries while the disk is full: the space may come back any time
-FULL_WAIT: Final = 10.0
-#: seconds to wait after "authenticated but not connected": the first, second, further times.
-#: It may pass by itself, and fast reconnects prolong it
-NOT_CONNECTED_WAITS: Final = (60.0, 300.0, 900.0)
-#: so many times in a row it is taken for a missing permission, and said so
-NOT_CONNECTED_TIMES: Final = 3
 #: seconds without progress of a wanted check after which the folder counts as unseen: while
 #: mail is being read, and while all that is outstanding is a few bytes
 OVERDUE: Final = 45.0
@@ -78,29 +67,6 @@ ANNOUNCE_AFTER: Final = 20.0
 RECOVERED_AFTER: Final = 15.0
 #: seconds between two looks of the watch
 TICK: Final = 5.0
-NOT_CONNECTED: Final = "imap.not_connected"
-
-
-def backoff(failures: int, error: MailbridgeError | None, rng: random.Random) -> float:
-    """Return the seconds to wait after the ``failures``-th failure of its kind in a row (from 1).
-
-    Doubling from one second to five minutes, +-20 % so that a thousand mailboxes don't come
-    back together; never before a server's own ``retry_after``.
-    """
-    jitter = rng.uniform(0.8, 1.2)
-    if isinstance(error, PermanentError):
-        return PARKED_WAIT * jitter
-    if isinstance(error, StoreFull):
-        return FULL_WAIT * jitter
-    if isinstance(error, Throttled):
-        return error.retry_after + rng.uniform(0.0, 0.1 * error.retry_after)
-    if _not_connected(error):
-        return NOT_CONNECTED_WAITS[min(failures, len(NOT_CONNECTED_WAITS)) - 1] * jitter
-    return min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(failures - 1, 20)) * jitter
-
-
-def _not_connected(error: BaseException | None) -> bool:
-    return isinstance(error, MailbridgeError) and error.code == NOT_CONNECTED
 
 
 class Supervisor:
@@ -208,7 +174,7 @@ class Supervisor:
             fix=known.fix if known else "",
             sight=_sight(error),
         )
-        times = health.not_connected if _not_connected(error) else health.failures
+        times = health.not_connected if is_not_connected(error) else health.failures
         seconds = backoff(times, known, self._rng)
         health.next_try = now + timedelta(seconds=seconds)
         if isinstance(error, Throttled):
@@ -217,7 +183,7 @@ class Supervisor:
         self._say(intake, error, seconds)
         if isinstance(error, PermanentError):
             await self._announce(intake)
-        elif _not_connected(error) and times == NOT_CONNECTED_TIMES:
+        elif is_not_connected(error) and times == NOT_CONNECTED_TIMES:
             await self._announce_fault(intake)
         if isinstance(error, PermanentError):
             await self._until_mended(intake, seconds)
@@ -254,7 +220,7 @@ class Supervisor:
         }
         if isinstance(error, PermanentError):
             log.error("mailbox.parked", **facts, fix=health.fix)
-        elif health.not_connected >= NOT_CONNECTED_TIMES and _not_connected(error):
+        elif health.not_connected >= NOT_CONNECTED_TIMES and is_not_connected(error):
             log.error("mailbox.not_connected", **facts, fix=health.fix)
         elif isinstance(error, TemporaryError):
             log.warning("session.lost", **facts)
@@ -350,7 +316,7 @@ class Supervisor:
 def _sight(error: BaseException) -> Sight:
     if isinstance(error, PermanentError):
         return Sight.PARKED
-    return Sight.NOT_CONNECTED if _not_connected(error) else Sight.DEGRADED
+    return Sight.NOT_CONNECTED if is_not_connected(error) else Sight.DEGRADED
 
 
 def _outcome(life: asyncio.Task[None]) -> BaseException | None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import structlog
 
-from mailbridge import intake, supervise
+from mailbridge import intake, supervise, waits
 from mailbridge.errors import (
     MailbridgeError,
     SignInRejected,
@@ -22,7 +22,8 @@ from mailbridge.errors import (
 from mailbridge.health import FolderHealth, Sight
 from mailbridge.model import Notice
 from mailbridge.sources.imap_quiet import ANSWER_WITHIN
-from mailbridge.supervise import Supervisor, backoff
+from mailbridge.supervise import Supervisor
+from mailbridge.waits import backoff
 
 NOT_CONNECTED = Unavailable(
     "signed in, but the mailbox is not opened", code="imap.not_connected", fix="enable IMAP"
@@ -109,9 +110,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         "RECOVERED_AFTER",
         "TICK",
     ):
-        monkeypatch.setattr(supervise, name, getattr(supervise, name) / 1000)
-    waits = tuple(wait / 1000 for wait in supervise.NOT_CONNECTED_WAITS)
-    monkeypatch.setattr(supervise, "NOT_CONNECTED_WAITS", waits)
+        home = waits if name.endswith("_WAIT") else supervise
+        monkeypatch.setattr(home, name, getattr(home, name) / 1000)
+    short = tuple(wait / 1000 for wait in waits.NOT_CONNECTED_WAITS)
+    monkeypatch.setattr(waits, "NOT_CONNECTED_WAITS", short)
 
 
 async def run_until(task: asyncio.Task[None], done: object) -> None:
