@@ -337,7 +337,8 @@ class StoredSend:
     """An outgoing mail as the store gives it back, with every recipient.
 
     ``in_doubt_at`` is when its final dot was about to be written: if nothing came of that claim,
-    nobody knows whether the server has it, until somebody has looked.
+    nobody knows whether the server has it, until somebody has looked. ``released``: a person
+    wants it sent again then, unless it is found; nobody is to be asked once more.
     """
 
     id: str
@@ -348,6 +349,7 @@ class StoredSend:
     recipients: tuple[Recipient, ...]
     raw: bytes = field(repr=False)
     in_doubt_at: datetime | None = None
+    released: bool = False
 
     @property
     def open(self) -> tuple[str, ...]:

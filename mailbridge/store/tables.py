@@ -423,9 +423,11 @@ sends: Final = sa.Table(
     sa.Column("in_doubt_at", sa.BigInteger),
     # when the last open recipient was taken or refused
     sa.Column("ended_at", sa.BigInteger),
+    # 1 once a person wants it to be sent although it was in doubt, unless it is found
+    sa.Column("released", sa.SmallInteger, nullable=False),
     # the server's last word on the whole mail
     sa.Column("reply", sa.Text),
-    # a bounce that came back for it: when, and what it says
+    # a bounce that came back for somebody who is none of its recipients: when, and what it says
     sa.Column("bounced_at", sa.BigInteger),
     sa.Column("bounce", sa.Text),
     sa.Column("kept", sa.SmallInteger, nullable=False),
@@ -433,6 +435,7 @@ sends: Final = sa.Table(
 sa.Index("sends_id", sends.c.id, unique=True)
 sa.Index("sends_message_id", sends.c.message_id)
 sa.Index("sends_kept", sends.c.kept, sends.c.accepted_at, sends.c.pk)
+_partial_index("sends_in_doubt", "in_doubt_at IS NOT NULL", sends.c.mailbox, sends.c.in_doubt_at)
 
 #: the bytes of an outgoing mail, fixed when it was accepted
 send_raw: Final = sa.Table(
@@ -448,16 +451,22 @@ recipients: Final = sa.Table(
     metadata,
     sa.Column("send", _NUMBER, sa.ForeignKey(sends.c.pk), primary_key=True, autoincrement=False),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    # of the sender, for the budget
+    sa.Column("mailbox", sa.Text, nullable=False),
     sa.Column("address", sa.Text, nullable=False),
     # open, taken or refused
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("code", sa.Text, nullable=False),
     sa.Column("reply", sa.Text, nullable=False),
-    # when it was taken or refused; the day's budget counts those that were taken
+    # when it was taken or refused, which is what the budget counts; the same for all of whom the
+    # server was asked at once
     sa.Column("at", sa.BigInteger),
+    # a bounce that came back: when, and what it says
+    sa.Column("bounced_at", sa.BigInteger),
+    sa.Column("bounce", sa.Text),
     sqlite_with_rowid=False,
 )
-sa.Index("recipients_at", recipients.c.at)
+_partial_index("recipients_at", "at IS NOT NULL", recipients.c.mailbox, recipients.c.at)
 
 #: which mail a client's Idempotency-Key stands for
 idempotency: Final = sa.Table(

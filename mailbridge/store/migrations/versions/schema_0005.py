@@ -12,6 +12,8 @@ depends_on = None
 
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 SENDS = sa.text("send IS NOT NULL")
+IN_DOUBT = sa.text("in_doubt_at IS NOT NULL")
+ENDED = sa.text("at IS NOT NULL")
 OLD = sa.text("message IS NULL AND send IS NULL AND resolved_at IS NOT NULL")
 
 
@@ -29,6 +31,7 @@ def upgrade() -> None:
         sa.Column("sha256", sa.Text(), nullable=False),
         sa.Column("in_doubt_at", sa.BigInteger()),
         sa.Column("ended_at", sa.BigInteger()),
+        sa.Column("released", sa.SmallInteger(), nullable=False),
         sa.Column("reply", sa.Text()),
         sa.Column("bounced_at", sa.BigInteger()),
         sa.Column("bounce", sa.Text()),
@@ -38,6 +41,13 @@ def upgrade() -> None:
     op.create_index("sends_id", "sends", ["id"], unique=True)
     op.create_index("sends_message_id", "sends", ["message_id"])
     op.create_index("sends_kept", "sends", ["kept", "accepted_at", "pk"])
+    op.create_index(
+        "sends_in_doubt",
+        "sends",
+        ["mailbox", "in_doubt_at"],
+        sqlite_where=IN_DOUBT,
+        postgresql_where=IN_DOUBT,
+    )
     op.create_table(
         "send_raw",
         sa.Column("send", NUMBER, autoincrement=False, nullable=False),
@@ -51,14 +61,22 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
         *(
             sa.Column(name, sa.Text(), nullable=False)
-            for name in ("address", "state", "code", "reply")
+            for name in ("mailbox", "address", "state", "code", "reply")
         ),
         sa.Column("at", sa.BigInteger()),
+        sa.Column("bounced_at", sa.BigInteger()),
+        sa.Column("bounce", sa.Text()),
         sa.ForeignKeyConstraint(["send"], ["sends.pk"]),
         sa.PrimaryKeyConstraint("send", "number"),
         sqlite_with_rowid=False,
     )
-    op.create_index("recipients_at", "recipients", ["at"])
+    op.create_index(
+        "recipients_at",
+        "recipients",
+        ["mailbox", "at"],
+        sqlite_where=ENDED,
+        postgresql_where=ENDED,
+    )
     op.create_table(
         "idempotency",
         *(
