@@ -295,12 +295,14 @@ class StoredMail:
 class Recipient:
     """One recipient of an outgoing mail, and what became of it there.
 
-    ``open`` is still to be sent to, ``taken`` has it (the server said 250 to the final dot),
-    ``refused`` never gets it. ``reply`` is the server's word, for a person.
+    ``open`` is still to be sent to, ``doubt`` as well, but may have it already (the final dot of a
+    submission to it was about to be written, and nobody knows what came of that), ``taken`` has it
+    (the server said 250 to the final dot), ``refused`` never gets it. ``reply`` is the server's
+    word, for a person.
     """
 
     address: str
-    state: Literal["open", "taken", "refused"] = "open"
+    state: Literal["open", "doubt", "taken", "refused"] = "open"
     code: str = ""
     reply: str = ""
 
@@ -353,8 +355,13 @@ class StoredSend:
 
     @property
     def open(self) -> tuple[str, ...]:
-        """Whom it is still to be sent to."""
-        return tuple(one.address for one in self.recipients if one.state == "open")
+        """Whom it is still to be sent to, as far as is known."""
+        return tuple(one.address for one in self.recipients if one.state in {"open", "doubt"})
+
+    @property
+    def doubtful(self) -> tuple[str, ...]:
+        """Who may have it already: a copy in the sent items speaks of these and nobody else."""
+        return tuple(one.address for one in self.recipients if one.state == "doubt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

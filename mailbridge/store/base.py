@@ -241,8 +241,11 @@ class SendStore(Protocol):
         or ``TemporaryError``.
         """
 
-    async def in_doubt(self, delivery: Delivery) -> None:
+    async def in_doubt(self, delivery: Delivery, recipients: Sequence[str]) -> None:
         """Note that the final dot is about to be written; it may be, once this has returned.
+
+        Of the open recipients these become ``doubt``, and no others are: a mail goes out in
+        several submissions, and what is found out later about this one holds for these alone.
 
         Raises ``TemporaryError`` with the code ``send.claim_lost`` when the claim is no longer
         ours: then nobody may write the dot.
@@ -251,6 +254,7 @@ class SendStore(Protocol):
     async def answered(self, delivery: Delivery, recipients: Sequence[Recipient]) -> None:
         """Note what the server said of these recipients; the mail is in doubt no more.
 
+        Whoever is still ``doubt``, and is not named here, is ``open`` again.
         Who has the mail stays ``taken``, whatever is said later. Raises as ``in_doubt``; that
         somebody has the mail is noted all the same, for it is true whoever says so.
         """

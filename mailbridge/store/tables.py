@@ -454,7 +454,7 @@ recipients: Final = sa.Table(
     # of the sender, for the budget
     sa.Column("mailbox", sa.Text, nullable=False),
     sa.Column("address", sa.Text, nullable=False),
-    # open, taken or refused
+    # open, doubt, taken or refused
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("code", sa.Text, nullable=False),
     sa.Column("reply", sa.Text, nullable=False),
