@@ -34,10 +34,8 @@ def key_values(text: str, separator: str) -> dict[str, str | list[str]]:
     last = ""
     count = 0
     for line in text[:TEXT_CHARACTERS].split("\n")[:LINES]:
-        line = line[:LINE_CHARACTERS]  # noqa: PLW2901 - only its beginning is looked at
-        pairs = _pairs(line, separator)
-        if not line.strip() or _RULE.match(line) or (not pairs and _OTHER.match(line)):
-            last = ""
+        # Most lines of most texts are no pairs, and this alone says so.
+        pairs = _pairs(line[:LINE_CHARACTERS], separator) if separator in line else []
         for key, value in pairs:
             if count == PAIRS:
                 break
@@ -45,11 +43,19 @@ def key_values(text: str, separator: str) -> dict[str, str | list[str]]:
             found.setdefault(key, []).append(value[:VALUE_CHARACTERS])
             last = key
         if not pairs and last:
-            held = found[last][-1]
-            if len(held) < VALUE_CHARACTERS:
-                joined = f"{held}\n{line.strip()}" if held else line.strip()
-                found[last][-1] = joined[:VALUE_CHARACTERS]
+            last = _continued(found, last, line[:LINE_CHARACTERS])
     return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
+
+
+def _continued(found: dict[str, list[str]], last: str, line: str) -> str:
+    """Add a line to the value above it; returns the key that the next one may belong to."""
+    said = line.strip()
+    if not said or _RULE.match(line) or _OTHER.match(line):
+        return ""
+    held = found[last][-1]
+    if len(held) < VALUE_CHARACTERS:
+        found[last][-1] = (f"{held}\n{said}" if held else said)[:VALUE_CHARACTERS]
+    return last
 
 
 def _pairs(line: str, separator: str) -> list[tuple[str, str]]:
