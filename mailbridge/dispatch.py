@@ -231,6 +231,7 @@ class Dispatcher:
         self._outage.noted(resolution, well=self._watch.note(resolution, change))
         if change is Change.OPENED:
             log.warning("breaker.open", sink=self.name, probe_in=round(self._gate.wait, 1))
+        if change is not None or self._outage.busy:
             self._feeder.wake()
         return resolution
 

@@ -14,12 +14,15 @@ from mailbridge.model import (
     Decision,
     Deferred,
     Delivered,
+    Delivery,
     Done,
+    Dropped,
+    Held,
     Outcome,
     Rejected,
     Retry,
 )
-from mailbridge.retry import ALARM, DEFAULT, JITTER, POLICIES, Policy, decide
+from mailbridge.retry import ALARM, DEFAULT, JITTER, POLICIES, Policy, decide, too_old
 
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 DOWN = Deferred(reason="connection refused")
@@ -215,3 +218,33 @@ def test_delays_never_shrink(policy: Policy) -> None:
     assert list(policy.first) == sorted(policy.first)
     steps = [delay for _, delay in policy.then]
     assert [policy.first[-1], *steps] == sorted([policy.first[-1], *steps])
+
+
+def routed(otherwise: str | None, *, age: float = 900.0) -> Delivery:
+    return Delivery(
+        id=1,
+        sink="erp",
+        event_id="msg_x",
+        type="mail.received",
+        mailbox="alarm",
+        created_at=START,
+        attempts=0,
+        first_due_at=START,
+        sequence=1,
+        fence=1,
+        expires_at=None if otherwise is None else START + timedelta(seconds=age),
+        otherwise=otherwise or "hold",  # type: ignore[arg-type]  # a word by parameter
+    )
+
+
+@pytest.mark.parametrize(
+    ("otherwise", "kind"),
+    [("hold", Held), ("drop", Dropped), ("deliver", type(None)), (None, type(None))],
+)
+def test_what_is_too_old_gets_what_its_route_says(otherwise: str | None, kind: type) -> None:
+    """Up to its max_age a delivery is attempted; from then on its route's word holds."""
+    delivery = routed(otherwise)
+    assert too_old(delivery, START + timedelta(seconds=899.9)) is None
+    decision = too_old(delivery, START + timedelta(seconds=900 + 3 * 3600))
+    assert isinstance(decision, kind)
+    assert decision is None or decision == kind(reason="older than max_age, by 3 h")
