@@ -52,7 +52,8 @@ class Answers:
     async def trace(self, name: str) -> Mapping[str, Any] | None:
         """See ``Operations``."""
         found = await self._store.trace(name)
-        return document(found) if found.messages or found.deliveries else None
+        known = found.messages or found.deliveries or found.sends
+        return document(found) if known else None
 
     async def raw(self, name: str) -> bytes | None:
         """See ``Operations``."""

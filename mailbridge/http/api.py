@@ -47,7 +47,12 @@ def api_router(tag: str) -> APIRouter:
 
 def api(operations: Operations) -> list[APIRouter]:
     """Return the routes of the API."""
-    return [_mailboxes(operations), _messages(operations), _changes(operations)]
+    return [
+        _mailboxes(operations),
+        _messages(operations),
+        _replay(operations),
+        _deliveries(operations),
+    ]
 
 
 def _mailboxes(operations: Operations) -> APIRouter:
@@ -103,8 +108,8 @@ def _messages(operations: Operations) -> APIRouter:
     return router
 
 
-def _changes(operations: Operations) -> APIRouter:
-    router = api_router("deliveries")
+def _replay(operations: Operations) -> APIRouter:
+    router = api_router("messages")
 
     @router.post(
         "/messages/{id}/replay",
@@ -123,6 +128,12 @@ def _changes(operations: Operations) -> APIRouter:
         count = await operations.replay(name, webhook)
         log.info("api.replay", client=client(request), message=name, count=count)
         return {"replayed": count}
+
+    return router
+
+
+def _deliveries(operations: Operations) -> APIRouter:
+    router = api_router("deliveries")
 
     @router.get("/deliveries", summary="What waits, and dead letters", response_model=Deliveries)
     async def deliveries(asked: Annotated[DeliveryQuery, Query()]) -> Document:
@@ -175,7 +186,7 @@ def _message(trace: Document, name: str) -> Document:
     """Return the message that a webhook-id, or else a Message-ID, is the name of."""
     rows = trace["messages"]
     if not rows:
-        raise Refusal(404, "message.unknown", "this is the id of an event that is not a mail")
+        raise Refusal(404, "message.unknown", "this is no id of a mail that was fetched")
     row: Document = next((row for row in rows if row["id"] == name), rows[0])
     return row
 

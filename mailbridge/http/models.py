@@ -18,6 +18,9 @@ ShownState = Literal["queued", "deferred", "claimed", "delivered", "dead", "held
 OpenState = Literal["queued", "deferred", "claimed", "held", "dead"]
 Verdict = Literal["deliver", "hold", "drop", "passed_by"]
 Sight = Literal["starting", "ok", "degraded", "not_connected", "parked", "not running", "off"]
+SendState = Literal["queued", "deferred", "sending", "sent", "failed", "held", "dropped"]
+RecipientState = Literal["open", "doubt", "taken", "refused"]
+Via = Literal["api", "cli", "sendmail", "relay"]
 SignInState = Literal[
     "unknown",
     "ok",
@@ -134,6 +137,50 @@ class Ruling(Row):
     steps: list[Step]
 
 
+class Recipient(Row):
+    """One recipient of an outgoing mail, and what became of it there."""
+
+    address: str
+    state: RecipientState
+    code: str
+    reply: str = Field(description="the server's word")
+
+
+class Bounce(Row):
+    """A bounce that came back for an outgoing mail."""
+
+    recipient: str
+    at: AwareDatetime
+    report: str
+
+
+class Send(Row):
+    """An outgoing mail and what became of it."""
+
+    id: str
+    number: int = Field(description="of its delivery")
+    state: SendState
+    mailbox: str
+    sender: str
+    message_id: str = Field(description="without brackets")
+    via: Via
+    client: str
+    accepted_at: AwareDatetime
+    size: int
+    sha256: str
+    recipients: list[Recipient]
+    attempts: int
+    due_at: AwareDatetime | None = Field(description="when it is tried next, while it waits")
+    ended_at: AwareDatetime | None
+    in_doubt_at: AwareDatetime | None = Field(
+        description="since when nobody knows whether the server has it"
+    )
+    reason: str
+    reply: str = Field(description="the server's last word")
+    bounces: list[Bounce]
+    raw_kept: bool
+
+
 class Trace(Row):
     """Everything known about a message."""
 
@@ -141,6 +188,7 @@ class Trace(Row):
     deliveries: list[Delivery]
     attempts: list[Attempt]
     rulings: list[Ruling]
+    sends: list[Send]
 
 
 class Expiry(Row):
