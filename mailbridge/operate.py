@@ -6,15 +6,17 @@ its own sight) and in a command when no daemon runs (``health`` is ``None`` then
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from mailbridge import __version__
 from mailbridge.config import Config
+from mailbridge.diagnose.steps import Diagnosis
 from mailbridge.health import FolderHealth, Health, Sight, SinkHealth
 from mailbridge.http.control import Command
 from mailbridge.model import Grant
@@ -89,6 +91,7 @@ class Operator:
             "replay": self.replay,
             "grant-save": self.save_grant,
             "grant-forget": self.forget_grant,
+            "diagnose": self.diagnose,
         }
 
     async def save_grant(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -101,6 +104,18 @@ class Operator:
         if self._mended is not None:
             self._mended(asked["mailbox"])
         return {"saved": True}
+
+    async def diagnose(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Diagnose a ``mailbox`` with the sign-in that is in use; every step as ``test-mailbox``.
+
+        What a person consented to is in the hands of the daemon alone while it runs: a command
+        that refreshed it beside the daemon would end the daemon's own.
+        """
+        name = asked["mailbox"]
+        diagnosis = Diagnosis(
+            config=self._config, name=name, sign_in=self._sign_ins.of(name), run=asyncio.to_thread
+        )
+        return {"steps": [asdict(step) async for step in diagnosis.steps()]}
 
     async def forget_grant(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         """Remove the grant of a ``mailbox``."""

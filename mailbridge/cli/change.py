@@ -44,9 +44,11 @@ def register(app: typer.Typer) -> None:
     app.add_typer(db, name="db")
 
 
-async def command(config: Config, name: str, asked: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Have a command done by the running daemon, or do it here when none runs."""
-    answer = await ask_daemon(config, name, asked)
+async def command(
+    config: Config, name: str, asked: Mapping[str, Any], *, seconds: float = 60.0
+) -> Mapping[str, Any]:
+    """Have a command done by the running daemon within ``seconds``, or here when none runs."""
+    answer = await ask_daemon(config, name, asked, seconds=seconds)
     if answer is not None:
         return answer
     from mailbridge.build import utc_now

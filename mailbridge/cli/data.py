@@ -77,12 +77,13 @@ async def reading(config: Config) -> AsyncIterator[Store]:
 
 
 async def ask_daemon(
-    config: Config, name: str, asked: Mapping[str, Any]
+    config: Config, name: str, asked: Mapping[str, Any], *, seconds: float = 60.0
 ) -> Mapping[str, Any] | None:
     """Send a command to the running daemon; ``None`` when none runs."""
     from mailbridge.http.control import ask, socket_path
 
-    return await ask(socket_path(config.state.database.reveal(), os.environ), name, asked)
+    path = socket_path(config.state.database.reveal(), os.environ)
+    return await ask(path, name, asked, seconds=seconds)
 
 
 # --- status

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mailbridge.cli.change import command
 from mailbridge.cli.daemon import run_async
 from mailbridge.cli.output import emit_json, say
 from mailbridge.errors import MailbridgeError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from mailbridge.diagnose.steps import Step
     from mailbridge.model import Outcome
 
+#: seconds for the daemon to try everything, each step with its own patience
+DIAGNOSIS = 300.0
 _MARK = {"ok": "ok     ", "failed": "FAILED ", "warning": "warning", "skipped": "skipped"}
 _COLOUR = {"ok": "green", "failed": "red", "warning": "yellow", "skipped": "bright_black"}
 
@@ -98,9 +101,15 @@ async def _diagnose(
 
 async def _steps(config: Config, name: str, run: Callable[..., Any]) -> AsyncIterator[Step]:
     from mailbridge.build import utc_now
-    from mailbridge.diagnose.steps import Diagnosis
+    from mailbridge.diagnose.steps import Diagnosis, Step
     from mailbridge.sign_ins import SignIns
 
+    if config.mailboxes[name].sign_in == "delegated":
+        # What a person consented to lies in the database, which a running daemon has open.
+        answer = await command(config, "diagnose", {"mailbox": name}, seconds=DIAGNOSIS)
+        for one in answer["steps"]:
+            yield Step(**one)
+        return
     sign_in = SignIns(config, grants=None, now=utc_now, run=run).of(name)
     async for step in Diagnosis(config=config, name=name, sign_in=sign_in, run=run).steps():
         yield step

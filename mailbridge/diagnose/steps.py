@@ -31,6 +31,7 @@ from mailbridge.proxy.place import Proxy
 from mailbridge.sign_in.base import SignIn
 from mailbridge.sign_in.claims import claims
 from mailbridge.sign_in.entra_errors import refusal
+from mailbridge.sign_in.expiry import days_left, reached
 from mailbridge.sign_in.token_http import TokenHttp
 from mailbridge.sources.transport import Line, MailServer, connect, secure
 from mailbridge.tls import tls_context
@@ -121,6 +122,7 @@ class Diagnosis:
         if self._smtp is not None:
             plan["smtp"] = (self._smtp.connect, ("config",))
             plan["smtp_sign_in"] = (self._smtp_sign_in, ("smtp", "token"))
+        plan["expiry"] = (self._expiry, ("token",))
         return plan
 
     async def _one(self, name: str, work: Callable[[], Awaitable[str]]) -> Step:
@@ -215,6 +217,19 @@ class Diagnosis:
         credential = self.sign_in.standing().credential
         by = f", by {credential}" if credential else ""
         return f"good for {minutes:.0f} minutes{by}"
+
+    async def _expiry(self) -> str:
+        """Tell what ends when; a warning from sixty days before."""
+        now = datetime.now(UTC)
+        found = sorted(self.sign_in.standing().expiries, key=lambda one: one.expires_at)
+        said = ", ".join(
+            f"{one.kind.replace('_', ' ')} ends on {one.expires_at:%Y-%m-%d} "
+            f"({days_left(one.expires_at, now)} days)"
+            for one in found
+        )
+        if found and reached(found[0].expires_at, now) is not None:
+            raise Fault(said, code="secret.expiring", fix=found[0].fix, warning=True)
+        return said or "no end is known; write `expires` beside a client secret"
 
     async def _claims(self) -> str:
         assert self._token is not None  # noqa: S101 - the token step has succeeded

@@ -26,6 +26,9 @@ REQUEST_LIMIT: Final = 1024 * 1024
 #: bytes that a Unix socket's path may have (unix(7), less the closing zero)
 PATH_LIMIT: Final = 107
 
+#: seconds that a command waits for the daemon's answer
+PATIENCE: Final = 60.0
+
 #: a command: takes the request's JSON object, gives the answer's
 Command = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
@@ -109,8 +112,10 @@ def _answer(status: int, content: Mapping[str, Any]) -> web.Response:
     return web.Response(status=status, body=orjson.dumps(content), content_type="application/json")
 
 
-async def ask(path: Path, name: str, content: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Send a command to the running daemon; ``None`` when none runs.
+async def ask(
+    path: Path, name: str, content: Mapping[str, Any], *, seconds: float = PATIENCE
+) -> Mapping[str, Any] | None:
+    """Send a command to the running daemon, and wait so long; ``None`` when none runs.
 
     Raises ``MailbridgeError`` with the daemon's own words when it refuses.
     """
@@ -119,7 +124,7 @@ async def ask(path: Path, name: str, content: Mapping[str, Any]) -> Mapping[str,
     if not _ours(path):
         return None
     connector = aiohttp.UnixConnector(path=str(path))
-    timeout = aiohttp.ClientTimeout(total=60)
+    timeout = aiohttp.ClientTimeout(total=seconds)
     async with aiohttp.ClientSession(
         connector=connector, timeout=timeout, trust_env=False
     ) as session:

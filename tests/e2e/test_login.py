@@ -82,12 +82,18 @@ async def test_a_browser_on_this_machine_brings_the_grant(site: Site, person: Us
     site.box.deliver(mail(2))
     async with site.daemon():
         await delivered(site, 1)
+        beside = await site.json("test-mailbox", "alarm")
+    alone = await site.json("test-mailbox", "alarm")
     gone, _, _ = await site.call("logout", "alarm")
     again, _, _ = await site.call("logout", "alarm")
 
     assert login.returncode == 0
     assert (status, "go back to the terminal" in page) == (200, True)
     assert (gone, again) == (0, 1)
+    for report in (beside, alone):  # in the daemon, and by itself
+        assert report["ok"], report
+        [expiry] = [step for step in report["steps"] if step["id"] == "expiry"]
+        assert "refresh token ends on" in expiry["detail"]
     stored = held(site.home / "state")
     assert ADDRESS.encode() in stored  # of the mail; the grant itself is encrypted
     assert b"IMAP.AccessAsUser.All" not in stored

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from mailbridge.sign_ins import SignIns
 
 ORDER = [
     *("config", "dns", "tcp", "tls", "tenant", "token", "claims", "sign_in", "folder", "header"),
-    "push",
+    *("push", "expiry"),
 ]
 
 
@@ -243,3 +244,17 @@ async def test_a_token_too_long_for_pop3(bench: Bench) -> None:
     assert refused["sign_in"].code == "pop3.token_too_long"
     assert "4,096" in warned["sign_in"].fix
     assert "4,096" in refused["sign_in"].detail
+
+
+async def test_a_secret_that_ends_soon_is_a_warning(bench: Bench) -> None:
+    """Whoever looks is told of the end and what to do, sixty days before; nothing fails."""
+    soon = (datetime.now(UTC) + timedelta(days=20)).date()
+
+    def with_end(text: str) -> str:
+        return text.replace("    credential:\n", f"    credential:\n      expires: {soon}\n", 1)
+
+    steps = await bench.steps(with_end)
+    assert steps["expiry"].status == "warning"
+    assert str(soon) in steps["expiry"].detail
+    assert steps["expiry"].fix
+    assert not [step for step in steps.values() if step.status == "failed"]

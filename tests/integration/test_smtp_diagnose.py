@@ -61,7 +61,7 @@ async def test_sending_is_tried_after_fetching(bench: Bench) -> None:
     """The last two steps connect and sign in as the daemon does; no mail is sent."""
     steps = await bench.steps()
     assert [step.status for step in steps.values()] == ["ok"] * 13
-    assert list(steps)[-3:] == ["push", "smtp", "smtp_sign_in"]
+    assert list(steps)[-4:] == ["push", "smtp", "smtp_sign_in", "expiry"]
     assert "SIZE 157286400" in steps["smtp"].detail
     assert "no mail was sent" in steps["smtp_sign_in"].detail
     said = [entry.name for entry in bench.tenant.smtp.commands]
@@ -71,7 +71,8 @@ async def test_sending_is_tried_after_fetching(bench: Bench) -> None:
 async def test_a_mailbox_that_only_sends_is_tried_for_that(bench: Bench) -> None:
     """With `fetch.protocol: none` the steps of fetching are left out, not failed."""
     steps = await bench.steps(lambda text: text.replace("protocol: imap", "protocol: none"))
-    assert list(steps) == ["config", "tenant", "token", "claims", "smtp", "smtp_sign_in"]
+    wanted = ["config", "tenant", "token", "claims", "smtp", "smtp_sign_in", "expiry"]
+    assert list(steps) == wanted
     assert failed(steps) == {}
     assert bench.tenant.imap.connections == 0
 
