@@ -19,6 +19,13 @@ OLD = sa.text("message IS NULL AND send IS NULL AND resolved_at IS NOT NULL")
 
 def upgrade() -> None:
     """Add tables, and the column that leads from a delivery to them."""
+    _mails()
+    _recipients()
+    _requests()
+    _deliveries()
+
+
+def _mails() -> None:
     op.create_table(
         "sends",
         sa.Column("pk", NUMBER, nullable=False),
@@ -55,6 +62,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["send"], ["sends.pk"]),
         sa.PrimaryKeyConstraint("send"),
     )
+
+
+def _recipients() -> None:
     op.create_table(
         "recipients",
         sa.Column("send", NUMBER, autoincrement=False, nullable=False),
@@ -77,6 +87,9 @@ def upgrade() -> None:
         sqlite_where=ENDED,
         postgresql_where=ENDED,
     )
+
+
+def _requests() -> None:
     op.create_table(
         "idempotency",
         *(
@@ -88,6 +101,9 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("idempotency_at", "idempotency", ["at"])
+
+
+def _deliveries() -> None:
     op.add_column("deliveries", sa.Column("send", NUMBER))
     op.create_index(
         "deliveries_send", "deliveries", ["send"], sqlite_where=SENDS, postgresql_where=SENDS
