@@ -10,7 +10,8 @@
 A failure is what says that nobody is there to judge: no connection, no answer in time, 5xx. While
 it is open only a probe goes out, one at a time; everything else waits without burning tries. After
 an answer the window doubles with each round of answers. ``Retry-After`` of 429 and 503 holds the
-whole sink; then the window begins at one again. A sink is never switched off: a probe always
+whole sink; then the window begins at one again. So does what a sink says itself (``pauses``), but
+it goes on with the window that it had. A sink is never switched off: a probe always
 comes, after 410 (gone) just seldom.
 
 Nothing here survives a restart: the first five attempts find out again.
@@ -63,6 +64,8 @@ def _sign(outcome: Outcome | None) -> _Sign:
         return _Sign.NOTHING
     if not isinstance(outcome, Deferred):
         return _Sign.ANSWER
+    if outcome.unasked:
+        return _Sign.NOTHING
     if outcome.status == _GONE:
         return _Sign.GONE
     if outcome.status is not None:
@@ -88,6 +91,8 @@ class Breaker:
         self._failures = 0
         #: nothing may begin before
         self._until = 0.0
+        #: the sink itself wants it so
+        self._pauses = False
 
     def room(self, now: float) -> int:
         """Return how many attempts may be under way."""
@@ -113,8 +118,8 @@ class Breaker:
 
     def hurry(self) -> None:
         """Let the next probe be due at once: a person says that it is worth one."""
-        if self.state == "open":
-            self._until = 0.0
+        if self.state == "open" or self._pauses:
+            self._until, self._pauses = 0.0, False
 
     def forget_attempts(self) -> None:
         """Note that whatever was under way will not be heard of, a probe too."""
@@ -126,6 +131,7 @@ class Breaker:
         """Take what came of an attempt that began in ``epoch``; ``None``: nothing was sent."""
         sign = _sign(outcome)
         if sign is _Sign.NOTHING:
+            self._pause(outcome, now)
             if self.state == "probing" and epoch == self.epoch:
                 self.state = "open"
             return None
@@ -164,6 +170,10 @@ class Breaker:
         self.epoch += 1
         self._until = now + (gone_every or self._probe_every)
         return None if probed else Change.OPENED
+
+    def _pause(self, outcome: Outcome | None, now: float) -> None:
+        if isinstance(outcome, Deferred) and outcome.pauses and outcome.retry_after:
+            self._until, self._pauses = max(self._until, now + outcome.retry_after), True
 
     def _ramp(self) -> None:
         self.state = "ramping"

@@ -67,7 +67,8 @@ class Dispatcher:
 
     ``listeners`` are the sinks that hear of a kind of event of a mailbox, ``on_notice`` is called
     when there is something for them. With ``strict`` the order of each mailbox is kept. ``now`` is
-    the time of day, ``steady`` a clock that nobody sets, in seconds.
+    the time of day, ``steady`` a clock that nobody sets, in seconds. ``lease`` are the seconds
+    that a claim lasts without a heartbeat.
     """
 
     def __init__(  # noqa: PLR0913 - the composition root names each once
@@ -84,6 +85,7 @@ class Dispatcher:
         on_notice: Callable[[], None] = lambda: None,
         strict: bool = False,
         steady: Callable[[], float] = time.monotonic,
+        lease: float = LEASE,
     ) -> None:
         self.name = sink.name
         self.health = health
@@ -96,6 +98,7 @@ class Dispatcher:
         self._rng = rng
         self._on_notice = on_notice
         self._strict = strict
+        self._lease = lease
         breaker = Breaker(limit=sink.concurrency, probe_every=PROBE_EVERY[policy.name])
         self._gate = Gate(breaker, steady)
         self._watch = SinkWatch(health, now)
@@ -122,6 +125,7 @@ class Dispatcher:
             strict=strict,
             now=now,
             health=health,
+            lease=lease,
         )
         #: when the heartbeat last went round, for the watchdog
         self.moved_at = now()
@@ -294,7 +298,7 @@ class Dispatcher:
             held = self._hand.deliveries
             if held:
                 try:
-                    await self._store.renew(held, lease=LEASE)
+                    await self._store.renew(held, lease=self._lease)
                 except StoreRefused:
                     raise
                 except MailbridgeError as error:

@@ -45,6 +45,7 @@ class Feeder:
         strict: bool,
         now: Callable[[], datetime],
         health: SinkHealth,
+        lease: float = LEASE,
     ) -> None:
         self._sink = sink
         self._store = store
@@ -54,6 +55,7 @@ class Feeder:
         self._strict = strict
         self._now = now
         self._health = health
+        self._lease = lease
         self._woken = asyncio.Event()
         self._suspects_turn = time.monotonic() + SUSPECTS_EVERY
         #: it waits for what is in hand, so an outcome is worth a claim
@@ -140,7 +142,7 @@ class Feeder:
             self._sink,
             limit=min(self._most, self._hand.room.deliveries) - len(self._hand),
             max_bytes=self._hand.bytes_left,
-            lease=LEASE,
+            lease=self._lease,
             alone=alone,
             ordered=self._strict,
             probe=probe,

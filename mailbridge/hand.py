@@ -71,4 +71,5 @@ class Hand:
 
 
 def _size(delivery: Delivery) -> int:
-    return len(delivery.mail.raw) if delivery.mail is not None else _NOTICE_BYTES
+    carried = delivery.mail or delivery.send
+    return len(carried.raw) if carried is not None else _NOTICE_BYTES

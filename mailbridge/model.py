@@ -16,7 +16,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal
 
-Protocol = Literal["imap", "pop3"]
+Protocol = Literal["imap", "pop3", "smtp"]
 
 
 def aware(moment: datetime) -> datetime:
@@ -29,7 +29,11 @@ def aware(moment: datetime) -> datetime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageRef:
-    """Where a message lies on the server. IMAP fills UIDVALIDITY and UID, POP3 the UIDL."""
+    """Where a message lies on the server. IMAP fills UIDVALIDITY and UID, POP3 the UIDL.
+
+    A mail that was brought to us (``smtp``) lies nowhere: its folder is the address that it came
+    to, and the place of the UIDL has a digest, the same when the same mail is brought again.
+    """
 
     mailbox: str
     folder: str
@@ -46,13 +50,15 @@ class MessageRef:
         even after the database was lost (docs/reliability: at least once, never under two ids).
         """
         place: list[object] = [self.mailbox, self.folder]
-        place += [self.uidl] if self.protocol == "pop3" else [self.uidvalidity, self.uid]
+        place += [self.uidvalidity, self.uid] if self.protocol == "imap" else [self.uidl]
         return derived_id("mail", place)
 
     def source(self) -> dict[str, Any]:
         """Return the ``data.source`` object of a webhook."""
         if self.protocol == "pop3":
             return {"protocol": "pop3", "uidl": self.uidl}
+        if self.protocol == "smtp":
+            return {"protocol": "smtp", "digest": self.uidl}
         return {"protocol": "imap", "uidvalidity": self.uidvalidity, "uid": self.uid}
 
 
@@ -396,15 +402,27 @@ class Deferred:
     retry_after: float | None = None
     #: the sink itself is in trouble (not this message): counts towards its alert
     sink_fault: bool = True
+    #: a person has to act, and is told at once
+    alert: bool = False
+    #: it is tried after ``retry_after``, whatever the schedule says
+    exactly: bool = False
+    #: the sink was not asked to take it: ``exactly``, and no attempt is counted
+    unasked: bool = False
+    #: nothing may be asked of the sink before ``retry_after`` is over, for any delivery
+    pauses: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """The sink does not want this message; it is tried three times, then set aside."""
+    """The sink does not want this message; it is tried again a few times, then set aside.
+
+    ``hold``: it is set aside at once, for a person to decide what becomes of it.
+    """
 
     reason: str
     status: int | None = None
     detail: str = ""
+    hold: bool = False
 
 
 Outcome = Delivered | Deferred | Rejected
@@ -450,8 +468,9 @@ Decision = Done | Retry | Dead | Held | Dropped
 class Resolution:
     """What one attempt came to, for the store: outcome, decision, and how it went.
 
-    Without an ``outcome`` nothing was sent, and it counts as no attempt. ``listeners`` are the
-    sinks that are told of a dead letter, or of a delivery that is held.
+    Without an ``outcome`` nothing was sent, and it counts as no attempt. ``listeners`` are, by
+    event type, the sinks that are told of a dead letter, of a delivery that is held, or of the end
+    of an outgoing mail.
     """
 
     delivery: Delivery
@@ -459,7 +478,7 @@ class Resolution:
     decision: Decision
     started_at: datetime
     seconds: float
-    listeners: tuple[str, ...] = ()
+    listeners: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,8 @@ class Policy:
     then: tuple[tuple[float, float], ...]
     #: the longest ``Retry-After`` that is honoured; a longer one is cut to this
     retry_after_cap: float
+    #: a message that the sink does not want is offered this often before it is set aside
+    rejected_tries: int = REJECTED_TRIES
 
     @property
     def budget(self) -> float:
@@ -82,6 +84,15 @@ ALARM: Final = Policy(
     then=((_HOUR, 30.0), (_DAY, 5 * _MINUTE), (7 * _DAY, _HOUR)),
     retry_after_cap=_MINUTE,
 )
+#: of mail that is sent: now, 1 min, 5, 5, 10, 15, 30, then every hour: 50 tries in 2 days, which
+#: is as long as mail servers try. A refusal for good is final: that is what SMTP means by it.
+SENDING: Final = Policy(
+    name="default",
+    first=(_MINUTE, 5 * _MINUTE, 5 * _MINUTE, 10 * _MINUTE, 15 * _MINUTE, 30 * _MINUTE),
+    then=((2 * _DAY, _HOUR),),
+    retry_after_cap=6 * _HOUR,
+    rejected_tries=1,
+)
 POLICIES: Final[Mapping[ProfileName, Policy]] = MappingProxyType(
     {"default": DEFAULT, "alarm": ALARM}
 )
@@ -105,12 +116,16 @@ def decide(  # noqa: PLR0913 - everything that a pure decision depends on has to
     if isinstance(outcome, Delivered):
         return Done()
     if isinstance(outcome, Rejected):
-        if attempts >= REJECTED_TRIES:
+        if outcome.hold:
+            return Held(reason=outcome.reason)
+        if attempts >= policy.rejected_tries:
             return Dead(reason=f"rejected at attempt {attempts}: {outcome.reason}")
         retry_after = None
     else:
         # Deferred, and whatever else an adapter may come to return: unknown is temporary.
         retry_after = outcome.retry_after
+        if (outcome.unasked or outcome.exactly) and retry_after is not None:
+            return Retry(due_at=now + timedelta(seconds=retry_after))
     deadline = first_due_at + timedelta(seconds=policy.budget)
     if now >= deadline:
         days = policy.budget / _DAY

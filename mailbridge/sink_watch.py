@@ -86,7 +86,8 @@ class SinkWatch:
         status = outcome.status
         refuses = status is not None and status < _SERVER_ERROR and status not in _PATIENCE
         self._refused = self._refused + 1 if refuses else 0
-        if change is not Change.OPENED and self._refused < ALERT_AFTER:
+        told = change is Change.OPENED or self._refused >= ALERT_AFTER or outcome.alert
+        if not told:
             return
         if self._failing is None:
             self._failing = Failing(

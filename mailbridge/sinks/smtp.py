@@ -2,10 +2,8 @@
 
 ::
 
-    deliver ── in doubt ── look into the sent items ── there ──────────► delivered
-       │                        │                   └─ not yet ────────► deferred, look again
-       │                        └─ not there for good, or nobody can look ── resend | hold
-       ├── the mailbox or server pauses, no budget ────────────────────► deferred, unasked
+    deliver ── in doubt ── look, wait, decide (``smtp_doubt``)
+       ├── the mailbox or server pauses, no budget ── deferred, unasked
        └── submit to the open recipients, a hundred at a time
               before the dot ── store.in_doubt
               after its answer ── store.answered: who has it, who never gets it
@@ -17,7 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import structlog
 
@@ -33,6 +31,7 @@ from mailbridge.model import (
     StoredSend,
 )
 from mailbridge.sinks.smtp_budget import Budget, Remaining
+from mailbridge.sinks.smtp_doubt import LOOKS, Doubts, Look, SendStore, noted
 from mailbridge.sinks.smtp_errors import Undecided
 from mailbridge.sinks.smtp_message import Envelope, WireForm, wire_form
 from mailbridge.sinks.smtp_pool import Pool
@@ -43,32 +42,16 @@ log = structlog.get_logger(__name__)
 
 #: recipients of one transaction; every server takes so many (RFC 5321, 4.5.3.1.8)
 RECIPIENTS: Final = 100
-#: seconds after the dot at which the sent items are looked at
-LOOKS: Final = (5.0, 30.0, 120.0, 300.0)
-#: seconds after which a mail in doubt is decided although nobody could look
-BLIND: Final = 3600.0
 #: seconds until a mailbox that needs a person is tried again
 PARKED: Final = 900.0
 #: bytes from which on a mail is brought into form in a thread
 _LARGE: Final = 64 * 1024
 _TAKEN: Final = 250
+_UNNOTED: Final = "the server's answer could not be noted; the mail is in doubt"
 
 
-class SendStore(Protocol):
-    """A ``Protocol``: what has to be durable while a mail is handed over. Each is one commit.
-
-    Both raise when the claim is no longer ours; then nothing may be sent.
-    """
-
-    async def in_doubt(self, delivery: Delivery) -> None:
-        """Note that the final dot is about to be written."""
-
-    async def answered(self, delivery: Delivery, recipients: Sequence[Recipient]) -> None:
-        """Note what the server said of these recipients; the mail is in doubt no more."""
-
-
-#: tells whether a mail lies in the sent items; raises when nobody can tell now
-Look = Callable[[StoredSend], Awaitable[bool]]
+class _UsedUpError(Exception):
+    """The budget has no room for this submission now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +63,8 @@ class Pause:
     fix: str
     until: datetime
     status: int | None = None
+    #: nothing gets better before somebody acts
+    person: bool = False
 
 
 class SmtpSink:
@@ -107,8 +92,9 @@ class SmtpSink:
         self._mailbox = mailbox
         self._store = store
         self._budget = budget
-        self._in_doubt = in_doubt
-        self._look = look
+        self._doubts = Doubts(
+            mailbox=mailbox, store=store, look=look, when_undecided=in_doubt, now=now
+        )
         self._now = now
         self._most = RECIPIENTS
         self._pool = Pool(opener, most=connections, now=now)
@@ -136,42 +122,14 @@ class SmtpSink:
         """See ``Sink``."""
         del attempt
         delivery, send = rendered.delivery, _mail(rendered.delivery)
+        if send.in_doubt_at is not None and send.doubtful:
+            settled = await self._doubts.settle(delivery, send, send.in_doubt_at)
+            if not isinstance(settled, StoredSend):
+                return settled
+            send = settled
         if not send.open:
             return _ended(send.recipients)
-        if send.in_doubt_at is not None:
-            outcome = await self._reconciled(delivery, send, send.in_doubt_at)
-            if outcome is not None:
-                return outcome
         return self._paused() or await self._sent(delivery, send)
-
-    # -- in doubt -----------------------------------------------------------------------------
-
-    async def _reconciled(
-        self, delivery: Delivery, send: StoredSend, since: datetime
-    ) -> Outcome | None:
-        """Return what became of a mail in doubt; ``None`` when it is to be sent again."""
-        age = (self._now() - since).total_seconds()
-        if self._look is not None:
-            try:
-                found = await self._look(send)
-            except MailbridgeError as error:
-                if age < BLIND:
-                    reason = f"in doubt, and the sent items cannot be read: {error}"
-                    return Deferred(reason=reason, retry_after=60.0)
-                found = False
-            if found:
-                word = "found in the sent items"
-                recipients = [Recipient(address=a, state="taken", reply=word) for a in send.open]
-                await self._store.answered(delivery, recipients)
-                return Delivered(status=_TAKEN, detail=word)
-            later = next((look for look in LOOKS if look > age), None)
-            if later is not None:
-                reason = "in doubt, and not in the sent items yet"
-                return Deferred(reason=reason, retry_after=later - age, sink_fault=False)
-        if self._in_doubt == "hold":
-            return Rejected(reason="held: nobody knows whether the server took it")
-        log.warning("send.again", mailbox=self._mailbox, send=send.id)
-        return None
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -183,6 +141,9 @@ class SmtpSink:
             reason=pause.reason,
             status=pause.status,
             retry_after=(pause.until - self._now()).total_seconds(),
+            alert=pause.person,
+            unasked=True,
+            pauses=True,
         )
 
     async def _sent(self, delivery: Delivery, send: StoredSend) -> Outcome:
@@ -192,31 +153,39 @@ class SmtpSink:
         known = {one.address: one for one in send.recipients}
         waits: list[Judgement] = []
         for group in _groups(send.open, self._most):
-            if seconds := self._budget.wait(len(group)):
-                reason = "the mailbox has used up what it may send for now"
-                return Deferred(reason=reason, retry_after=seconds, sink_fault=False)
             try:
                 done = await self._submitted(delivery, send, form, group)
+            except _UsedUpError:
+                return self._used_up(len(group))
             except MailbridgeError as error:
                 return self._failed(error)
             self._learn(done)
             settled = [_settled(one, done) for one in group]
-            await self._store.answered(delivery, [one for one in settled if one.state != "open"])
+            if not await noted(self._store, delivery, settled):
+                return Deferred(reason=_UNNOTED, retry_after=LOOKS[0], exactly=True)
             known.update({one.address: one for one in settled})
             waits += [one for one in done.refused.values() if one.weight == "deferred"]
             if any(one.scope in {"mailbox", "server"} for one in waits):
                 break
-        return _deferred(waits) if waits else _ended(tuple(known.values()))
+        if not waits:
+            return _ended(tuple(known.values()))
+        blamed = any(one.scope in {"mailbox", "server"} for one in waits)
+        return (blamed and self._paused()) or _deferred(waits)
 
     async def _submitted(
         self, delivery: Delivery, send: StoredSend, form: WireForm, group: Sequence[str]
     ) -> Submission:
         envelope = Envelope(sender=send.sender, recipients=tuple(group), id=send.id)
 
-        async def before_dot() -> None:
-            await self._store.in_doubt(delivery)
+        async def before_dot(recipients: Sequence[str]) -> None:
+            await self._store.in_doubt(delivery, recipients)
 
+        if self._budget.wait(len(group)):
+            raise _UsedUpError
         async with self._pool.session() as session:
+            # Others may have spent it while this one waited for its connection.
+            if self._budget.wait(len(group)):
+                raise _UsedUpError
             self._budget.spend(len(group))
             return await session.submit(envelope, form, before_dot=before_dot)
 
@@ -227,37 +196,55 @@ class SmtpSink:
                 self._most = max(1, len(done.taken) or self._most // 2)
             if one.weight == "deferred" and one.scope in {"mailbox", "server"}:
                 usual = PARKED if one.person else 0.0
-                self._pause(one.reason, one.code, one.fix, one.retry_after or usual, one)
+                self._pause(one, one.retry_after or usual)
                 return
         if done.taken:
             self.pause = None
 
     def _failed(self, error: MailbridgeError) -> Deferred:
         """Return the outcome of a connection that failed; a person's task parks the mailbox."""
+        reason = str(error)
         if isinstance(error, Undecided):
-            return Deferred(reason=str(error), retry_after=LOOKS[0])
+            return Deferred(reason=reason, retry_after=LOOKS[0], exactly=True)
         if isinstance(error, PermanentError):
-            self._pause(str(error), error.code, error.fix, PARKED)
-            return Deferred(reason=str(error), retry_after=PARKED)
-        if isinstance(error, Throttled):
-            self._pause(str(error), error.code, error.fix, error.retry_after)
-            return Deferred(reason=str(error), retry_after=error.retry_after)
-        return Deferred(reason=str(error))
+            self._pause(error, PARKED)
+        elif isinstance(error, Throttled):
+            self._pause(error, error.retry_after)
+        else:
+            # What the store does not let us do says nothing about the server.
+            ours = error.code.startswith(("store.", "send."))
+            return Deferred(reason=reason, sink_fault=not ours)
+        return self._paused() or Deferred(reason=reason)
 
-    def _pause(
-        self, reason: str, code: str, fix: str, seconds: float, judgement: Judgement | None = None
-    ) -> None:
+    def _used_up(self, recipients: int) -> Deferred:
+        """Return the outcome of a mail for which the budget has no room, if not for any."""
+        return Deferred(
+            reason="the mailbox has used up what it may send for now",
+            retry_after=self._budget.wait(recipients) or 1.0,
+            sink_fault=False,
+            unasked=True,
+            pauses=self._budget.wait(1) > 0,
+        )
+
+    def _pause(self, why: Judgement | MailbridgeError, seconds: float) -> None:
         if not seconds:
             return
-        reply = judgement.reply if judgement is not None else None
+        if isinstance(why, Judgement):
+            reason, person = why.reason, why.person
+            status = why.reply.code if why.reply is not None else None
+        else:
+            reason, person, status = str(why), isinstance(why, PermanentError), None
         self.pause = Pause(
             reason=reason,
-            code=code,
-            fix=fix,
+            code=why.code,
+            fix=why.fix,
             until=self._now() + timedelta(seconds=seconds),
-            status=reply.code if reply is not None else None,
+            status=status,
+            person=person,
         )
-        log.warning("send.paused", mailbox=self._mailbox, code=code, reason=reason, seconds=seconds)
+        log.warning(
+            "send.paused", mailbox=self._mailbox, code=why.code, reason=reason, seconds=seconds
+        )
 
 
 def _mail(delivery: Delivery) -> StoredSend:

@@ -18,7 +18,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Self
@@ -125,13 +125,14 @@ class SmtpSession:
         envelope: Envelope,
         form: WireForm,
         *,
-        before_dot: Callable[[], Awaitable[object]],
+        before_dot: Callable[[Sequence[str]], Awaitable[object]],
     ) -> Submission:
         """Submit a mail. Every refusal is in the result; errors are those of the connection.
 
-        ``before_dot`` is awaited once all but the final dot was sent; what it raises leaves
-        here, and the mail is not sent. Raises ``Undecided`` when the reply to the dot is lost,
-        and ``Unavailable`` when the connection is lost before: then nothing was taken.
+        ``before_dot`` is awaited once all but the final dot was sent, with the recipients that the
+        server has taken; what it raises leaves here, and the mail is not sent. Raises
+        ``Undecided`` when the reply to the dot is lost, and ``Unavailable`` when the connection is
+        lost before: then nothing was taken.
         """
         asked = commands(envelope, form, self._wire.capabilities)
         if isinstance(asked, Judgement):
@@ -170,10 +171,10 @@ class SmtpSession:
         form: WireForm,
         taken: tuple[str, ...],
         refused: Mapping[str, Judgement],
-        before_dot: Callable[[], Awaitable[object]],
+        before_dot: Callable[[Sequence[str]], Awaitable[object]],
     ) -> Submission:
         try:
-            phase, reply = await self._wire.hand_over(form.data, before_dot)
+            phase, reply = await self._wire.hand_over(form.data, lambda: before_dot(taken))
         except BaseException:
             # Amid the data nothing else can be said; only the end of the connection is heard.
             await self._wire.close(politely=False)

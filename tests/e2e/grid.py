@@ -441,7 +441,7 @@ async def _submits(case: Case, servers: Servers) -> bool:
     )
     try:
         envelope = Envelope(sender=case.address, recipients=(case.address,))
-        done = await session.submit(envelope, wire_form(raw), before_dot=lambda: asyncio.sleep(0))
+        done = await session.submit(envelope, wire_form(raw), before_dot=lambda _: asyncio.sleep(0))
     finally:
         await session.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -159,7 +159,7 @@ async def test_the_hook_runs_when_only_the_dot_is_missing(tenant: Tenant, desk: 
     """What must be durable first is awaited after the body and before the dot, and once."""
     seen: list[int] = []
 
-    async def commit() -> None:
+    async def commit(_: Sequence[str]) -> None:
         seen.append(len(tenant.smtp.mails))
 
     await desk.submit(MAIL, OTHER, before_dot=commit)
@@ -170,7 +170,7 @@ async def test_the_hook_runs_when_only_the_dot_is_missing(tenant: Tenant, desk: 
 async def test_nothing_is_sent_when_the_hook_fails(tenant: Tenant, desk: Desk) -> None:
     """Without the commit there is no dot, and so no mail."""
 
-    async def commit() -> None:
+    async def commit(_: Sequence[str]) -> None:
         raise Unavailable("the disk is full", code="store.full")
 
     with pytest.raises(Unavailable, match="disk is full"):
@@ -232,7 +232,7 @@ async def test_a_cut_in_the_body_is_not_in_doubt(tenant: Tenant, desk: Desk) -> 
     assert not isinstance(failed.value, Undecided)
 
 
-async def _forbidden() -> None:
+async def _forbidden(_: Sequence[str]) -> None:
     raise AssertionError("the body was not complete")
 
 

@@ -21,8 +21,9 @@ from mailbridge.model import (
     StoredSend,
 )
 from mailbridge.sandbox.tenant import Tenant
-from mailbridge.sinks.smtp import LOOKS, PARKED, SmtpSink
+from mailbridge.sinks.smtp import PARKED, SmtpSink
 from mailbridge.sinks.smtp_budget import Budget
+from mailbridge.sinks.smtp_doubt import LOOKS
 from mailbridge.sinks.smtp_session import SmtpSession
 from tests.conftest import Clock
 from tests.servers.sandbox_client import ADDRESS, eventually, signing_key
@@ -59,11 +60,20 @@ class Books:
             send=self.send,
         )
 
-    async def in_doubt(self, _: Delivery) -> None:
+    async def in_doubt(self, _: Delivery, recipients: Sequence[str]) -> None:
         if self.error is not None:
             raise self.error
         self.steps.append("in doubt")
-        self.send = replace(self.send, in_doubt_at=self.now())
+        self.send = replace(
+            self.send,
+            in_doubt_at=self.now(),
+            recipients=tuple(
+                one
+                if one.state in {"taken", "refused"}
+                else replace(one, state="doubt" if one.address in recipients else "open")
+                for one in self.send.recipients
+            ),
+        )
 
     async def answered(self, _: Delivery, recipients: Sequence[Recipient]) -> None:
         told = {one.address: one for one in recipients}
@@ -71,7 +81,10 @@ class Books:
         self.send = replace(
             self.send,
             in_doubt_at=None,
-            recipients=tuple(told.get(one.address, one) for one in self.send.recipients),
+            recipients=tuple(
+                told.get(one.address, replace(one, state="open") if one.state == "doubt" else one)
+                for one in self.send.recipients
+            ),
         )
 
     @property
@@ -84,7 +97,7 @@ class Office:
 
     def __init__(self, tenant: Tenant, desk: Desk, clock: Clock) -> None:
         self.tenant, self.desk, self.clock = tenant, desk, clock
-        self.found: bool | Exception = False
+        self.found: int | Exception = 0
         self.looks = 0
         self.books = self.mail(OTHER)
         self.sink = self.made()
@@ -118,13 +131,13 @@ class Office:
         self.sink = SmtpSink(**{**settings, **changed})
         return self.sink
 
-    async def in_doubt(self, delivery: Delivery) -> None:
-        await self.books.in_doubt(delivery)
+    async def in_doubt(self, delivery: Delivery, recipients: Sequence[str]) -> None:
+        await self.books.in_doubt(delivery, recipients)
 
     async def answered(self, delivery: Delivery, recipients: Sequence[Recipient]) -> None:
         await self.books.answered(delivery, recipients)
 
-    async def look(self, _: StoredSend) -> bool:
+    async def look(self, _: StoredSend) -> int:
         self.looks += 1
         if isinstance(self.found, Exception):
             raise self.found
@@ -274,7 +287,7 @@ async def test_a_lost_answer_is_looked_up_before_anything_is_sent_again(office: 
     first = await office.deliver()
     assert isinstance(first, Deferred)
     assert office.books.send.in_doubt_at is not None
-    office.found = True
+    office.found = 1
     assert isinstance(await office.deliver(), Delivered)
     assert (office.looks, len(office.tenant.smtp.mails)) == (1, 1)
     assert office.books.states == {OTHER: "taken"}

@@ -22,7 +22,7 @@ from mailbridge.sinks.smtp_wire import Patience, SmtpServer
 IMPATIENT = Patience(connect=5, tls=5, hello=0.5, command=0.5, block=0.5, dot=0.5, goodbye=0.5)
 
 
-async def nothing() -> None:
+async def nothing(_: Sequence[str] = ()) -> None:
     """Stand for a hook that has nothing to do."""
 
 
@@ -74,7 +74,7 @@ class Desk:
         self,
         raw: bytes,
         *recipients: str,
-        before_dot: Callable[[], Awaitable[object]] = nothing,
+        before_dot: Callable[[Sequence[str]], Awaitable[object]] = nothing,
         **changed: Any,
     ) -> Submission:
         """Submit one mail over a session of its own; ``changed`` is about the envelope."""
