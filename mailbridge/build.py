@@ -76,6 +76,11 @@ class Daemon:
         for dispatcher in self.dispatchers.values():
             dispatcher.hurry()
 
+    def wake_sender(self, mailbox: str) -> None:
+        """Say to the dispatcher of a mailbox that a mail is to be sent."""
+        if dispatcher := self.dispatchers.get(f"send:{mailbox}"):
+            dispatcher.wake()
+
 
 class Builder:
     """Turns sections of the configuration into objects; shares what they share."""

@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -20,6 +20,8 @@ from mailbridge.diagnose.steps import Diagnosis
 from mailbridge.health import FolderHealth, Health, Sight, SinkHealth
 from mailbridge.http.control import Command
 from mailbridge.model import Grant
+from mailbridge.outbox import Outbox
+from mailbridge.send_desk import SendDesk
 from mailbridge.sign_in.base import Standing
 from mailbridge.sign_ins import SignIns
 from mailbridge.store.rows import Counts, FolderCount, SinkCount
@@ -47,6 +49,9 @@ class Overview(Protocol):
     def hurry_dispatchers(self) -> None:
         """Say to every dispatcher that a person wants to see attempts, whatever was before."""
 
+    def wake_sender(self, mailbox: str) -> None:
+        """Say to the dispatcher of a mailbox that a mail is to be sent."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alone:
@@ -57,6 +62,9 @@ class Alone:
     health: None = None
 
     def hurry_dispatchers(self) -> None:
+        """There are none."""
+
+    def wake_sender(self, mailbox: str) -> None:
         """There are none."""
 
 
@@ -76,6 +84,14 @@ class Operator:
         self._store = daemon.store
         self._health = daemon.health
         self._wake = daemon.hurry_dispatchers
+        #: where every way in for outgoing mail leads
+        self.outbox = Outbox(
+            config=lambda: daemon.config,
+            store=daemon.store.sends,
+            wake=daemon.wake_sender,
+            now=lambda: datetime.now(UTC),
+            run=asyncio.to_thread,
+        )
 
     @property
     def _config(self) -> Config:
@@ -92,6 +108,7 @@ class Operator:
             "grant-save": self.save_grant,
             "grant-forget": self.forget_grant,
             "diagnose": self.diagnose,
+            **SendDesk(self.outbox).commands(),
         }
 
     async def save_grant(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -17,17 +17,26 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
 from mailbridge.compose import accept, build
 from mailbridge.compose.addresses import read
-from mailbridge.compose.draft import Built, Draft, Fault, Unfit, Written
+from mailbridge.compose.draft import (
+    Built,
+    Draft,
+    Fault,
+    Handed,
+    Origin,
+    State,
+    Taken,
+    Unfit,
+    Written,
+)
 from mailbridge.config import Config, Mailbox
-from mailbridge.model import Outgoing, Via
+from mailbridge.model import Outgoing
 from mailbridge.senders import Senders
 from mailbridge.store.base import SendStore
 from mailbridge.store.rows import SendRow
@@ -38,50 +47,6 @@ T = TypeVar("T")
 
 #: characters from which on a mail is put together in a thread
 _LARGE: Final = 64 * 1024
-
-#: what becomes of a mail, as clients are told
-State = Literal["queued", "sending", "in_doubt", "sent", "partly", "failed", "held"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """Who hands a mail over. With a ``key`` the same mail is taken once, however often it comes.
-
-    ``digest`` is of what the client said, and goes with the key.
-    """
-
-    via: Via
-    client: str = ""
-    key: str = ""
-    digest: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
-    """A mail that is durable. ``known``: the client's key stood for it already."""
-
-    id: str
-    message_id: str
-    mailbox: str
-    state: State = "queued"
-    known: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Handed:
-    """A whole mail, and what was said beside it.
-
-    ``sender`` is an address or the name of a mailbox. ``recipients`` are instead of To, Cc and
-    Bcc, or beside them (``with_header``). ``form`` is as in ``compose.accept``: a ``unix`` one
-    may lack an author and come from a local user. ``name`` is for a From that is missing.
-    """
-
-    raw: bytes = field(repr=False)
-    sender: str = ""
-    recipients: tuple[str, ...] = ()
-    with_header: bool = False
-    form: Literal["strict", "unix"] = "strict"
-    name: str = ""
 
 
 def new_id() -> str:

@@ -34,6 +34,7 @@ class Serving:
     ) -> None:
         """``sockets`` listen already; there is at least one."""
         from mailbridge.http.oauth import oauth_routes
+        from mailbridge.http.sending import BODY_LIMITS, send_routes
         from mailbridge.http.server import http_server
 
         port = sockets[0].getsockname()[1]
@@ -45,13 +46,18 @@ class Serving:
             now=utc_now,
             run=run,
         )
-        routers = [oauth_routes(self.desk), *_attachments(daemon)]
+        routers = [
+            oauth_routes(self.desk),
+            send_routes(operator.outbox),
+            *_attachments(daemon),
+        ]
         self.server: HttpServer = http_server(
             http=daemon.config.http,
             sockets=sockets,
             operations=Answers(daemon, operator, builder.sign_ins),
             health=daemon.health,
             routers=routers,
+            body_limits=BODY_LIMITS,
         )
 
     def commands(self) -> dict[str, Command]:

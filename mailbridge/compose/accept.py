@@ -146,7 +146,9 @@ def _author(
         return None, ""
     if form == "unix" and "@" not in written:
         return None, text.shown(written)
-    found = read(Written(written), "message.from", faults)
+    wrong: list[Fault] = []
+    found = read(Written(written), "message.from", wrong)
+    faults += [Fault(where=one.where, detail=one.detail) for one in wrong]
     if len(found) > 1:
         faults.append(Fault(where="message.from", detail="a mail has one author here"))
     return (found[0] if found else None), ""

@@ -15,6 +15,8 @@ from mailbridge.parse.addresses import parse
 from mailbridge.parse.parsed import Findings
 from mailbridge.sinks.smtp_message import BadAddress, on_the_wire
 
+#: the code of what is no address
+BAD: Final = "send.bad_address"
 #: characters of one text with addresses
 TEXT_LENGTH: Final = 64 * 1024
 
@@ -43,7 +45,7 @@ def read(written: Written, where: str, faults: list[Fault]) -> list[Party]:
     found = parse(written.address, Findings())
     bare = not written.name or (len(found.addresses) == 1 and not found.addresses[0].name)
     if not found.addresses or found.ambiguous or not bare:
-        faults.append(Fault(where=where, detail="this is not an address"))
+        faults.append(Fault(where=where, detail="this is not an address", code=BAD))
         return []
     parties = []
     for name, address in found.addresses:
@@ -57,7 +59,7 @@ def _party(name: str, address: str, where: str, faults: list[Fault]) -> Party | 
     try:
         wire = on_the_wire(address)
     except BadAddress as bad:
-        faults.append(Fault(where=where, detail=str(bad), code="send.bad_address"))
+        faults.append(Fault(where=where, detail=str(bad), code=BAD))
         return None
     again = parse(wire, Findings())
     if again.ambiguous or [one.address for one in again.addresses] != [wire]:

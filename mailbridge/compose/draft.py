@@ -1,4 +1,4 @@
-"""What somebody asks to be sent, as it was written; and what can be wrong with it."""
+"""What somebody asks to be sent, as it was written; what can be wrong with it; what it became."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from mailbridge.errors import PermanentError
+from mailbridge.model import Via
 
 #: what ``Auto-Submitted`` says (RFC 3834, section 5): nothing, a machine's mail, its answer
 Auto = Literal["no", "generated", "replied"]
@@ -84,3 +85,48 @@ class Built:
     raw: bytes = field(repr=False)
     message_id: str
     recipients: tuple[str, ...]
+
+
+#: what becomes of a mail, as clients are told
+State = Literal["queued", "sending", "in_doubt", "sent", "partly", "failed", "held"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Who hands a mail over. With a ``key`` the same mail is taken once, however often it comes.
+
+    ``digest`` is of what the client said, and goes with the key.
+    """
+
+    via: Via
+    client: str = ""
+    key: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A mail that is durable. ``known``: the client's key stood for it already."""
+
+    id: str
+    message_id: str
+    mailbox: str
+    state: State = "queued"
+    known: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handed:
+    """A whole mail, and what was said beside it.
+
+    ``sender`` is an address or the name of a mailbox. ``recipients`` are instead of To, Cc and
+    Bcc, or beside them (``with_header``). ``form`` is as in ``compose.accept``: a ``unix`` one
+    may lack an author and come from a local user. ``name`` is for a From that is missing.
+    """
+
+    raw: bytes = field(repr=False)
+    sender: str = ""
+    recipients: tuple[str, ...] = ()
+    with_header: bool = False
+    form: Literal["strict", "unix"] = "strict"
+    name: str = ""

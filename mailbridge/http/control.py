@@ -21,8 +21,8 @@ from mailbridge.errors import MailbridgeError
 
 log = structlog.get_logger()
 
-#: bytes of a request that are read at most
-REQUEST_LIMIT: Final = 1024 * 1024
+#: bytes of a request that are read at most: a mail of 35 MB in base64
+REQUEST_LIMIT: Final = 64 * 1024 * 1024
 #: bytes that a Unix socket's path may have (unix(7), less the closing zero)
 PATH_LIMIT: Final = 107
 
