@@ -107,7 +107,9 @@ def test_warnings_go_to_standard_error(tmp_path: Path) -> None:
     (tmp_path / "mailbridge.yaml").write_text(text, encoding="utf-8")
     done = run("check", cwd=tmp_path, env=SECRETS)
     assert (done.returncode, done.stdout) == (0, b"ok\n")
-    assert done.stderr.startswith(b"warning: mailbridge.yaml:27: apps.alarm-app.credential.expires")
+    line = next(n for n, text_ in enumerate(text.split("\n"), 1) if "expires:" in text_)
+    place = f"warning: mailbridge.yaml:{line}: apps.alarm-app.credential.expires"
+    assert done.stderr.decode().startswith(place)
 
 
 def test_a_missing_file_is_exit_code_78(tmp_path: Path) -> None:
