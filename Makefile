@@ -10,7 +10,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint check format lock crash-test kill-test power-cut disk-full \
-    refresh-test network-test soak bench bench-push bench-routes bench-parse corpus-test dist clean servers runtime dev
+    refresh-test delivery-test network-test soak bench bench-push bench-routes bench-parse corpus-test dist clean servers runtime dev
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-19s%s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ power-cut: dev servers ## rebuild the database as power cuts would leave it
 
 disk-full: dev servers ## fill the disk, free it again
 	@$(BIN)/python -m tests.campaigns.disk_full $(ARGS)
+
+delivery-test: dev ## kill at every step of an attempt, a week's outage, hostile neighbours
+	@$(BIN)/python -m tests.campaigns.delivery $(ARGS)
 
 refresh-test: dev servers ## kill -9 at each step of a refresh: tried / lost / locked out
 	@$(BIN)/python -m tests.campaigns.refresh $(ARGS)
