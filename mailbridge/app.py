@@ -231,9 +231,8 @@ def _fallbacks(daemon: Daemon, builder: Builder) -> Fallbacks:
 
 async def _rescue(daemon: Daemon, builder: Builder) -> None:
     """Queue again what a dispatcher that died, or another host, left claimed."""
-    listeners = functools.partial(builder.listeners_for, kind="delivery.dead")
     try:
-        if rescued := await daemon.store.rescue(listeners=listeners):
+        if rescued := await daemon.store.rescue(listeners=builder.listeners_for):
             log.warning("delivery.rescued", count=rescued)
             daemon.wake_dispatchers()
     except MailbridgeError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -110,7 +110,7 @@ class Outage:
 
     async def _round(self) -> int:
         days = self.budget / timedelta(days=1)
-        reason = f"not delivered within {days:g} days; the webhook was away: "
+        reason = f"not delivered within {days:g} days, in which nothing was taken: "
         count, place, more = 0, None, True
         while more:
             place, letters = await self.store.give_up(
@@ -118,7 +118,7 @@ class Outage:
                 place,
                 before=self.now() - self.budget,
                 reason=reason + (self.health.last_reason or "no answer"),
-                listeners=lambda mailbox: self.listeners(mailbox, "delivery.dead"),
+                listeners=self.listeners,
             )
             for letter in letters:
                 log.error("delivery.dead", sink=self.sink, event_id=letter.event_id)
@@ -130,15 +130,20 @@ class Outage:
 
     # --- news
 
-    def listeners_of(self, delivery: Delivery, decision: Decision) -> tuple[str, ...]:
-        """Return who is told of what becomes of a delivery; of an event that was none, nobody."""
-        if delivery.mail is None:
-            return ()
-        if isinstance(decision, Dead):
-            return tuple(self.listeners(delivery.mailbox, "delivery.dead"))
-        if isinstance(decision, Held):
-            return tuple(self.listeners(delivery.mailbox, "delivery.held"))
-        return ()
+    def listeners_of(self, delivery: Delivery, decision: Decision) -> Mapping[str, tuple[str, ...]]:
+        """Return, by event type, who is told of what becomes of a delivery.
+
+        Of an event that was none, nobody. What ends an outgoing mail, only the store knows.
+        """
+        kinds: tuple[str, ...] = ()
+        if delivery.send is not None:
+            kinds = ("send.sent", "send.failed", "send.held")
+        elif delivery.mail is not None and isinstance(decision, Dead):
+            kinds = ("delivery.dead",)
+        elif delivery.mail is not None and isinstance(decision, Held):
+            kinds = ("delivery.held",)
+        told = {kind: tuple(self.listeners(delivery.mailbox, kind)) for kind in kinds}
+        return {kind: sinks for kind, sinks in told.items() if sinks}
 
     async def tell(self, news: list[tuple[Notice, Failing]]) -> bool:
         """Write what is to be told of the sink, and take it from ``news``; tells if any was.

@@ -154,10 +154,11 @@ class OutageStore(Protocol):
         *,
         before: datetime,
         reason: str,
-        listeners: Callable[[str], Sequence[str]],
+        listeners: Callable[[str, str], Sequence[str]],
     ) -> tuple[Place | None, Sequence[Letter]]:
         """Make dead letters, and tell ``listeners``, of what began until ``before`` and waits.
 
+        They are asked for by mailbox and event type. A mail to be sent that is in doubt is held.
         A bounded step, that begins with ``place`` ``None``. Returns where to go on, ``None``
         when all was looked at, and the dead letters.
         """

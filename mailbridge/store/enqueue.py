@@ -6,7 +6,7 @@ Every function works inside the transaction of its ``connection`` and commits no
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -20,6 +20,8 @@ from mailbridge.store.driver import Many
 from mailbridge.store.tables import deliveries, micros, sequences
 
 MAIL: Final = "mail.received"
+#: the sinks that hear of a kind of event of a mailbox, asked as (mailbox, kind)
+Listeners = Callable[[str, str], Sequence[str]]
 QUEUED: Final = DeliveryState.QUEUED.value
 
 # One id at a time: for several at once SQLite would look at every event there is.
@@ -32,7 +34,7 @@ _DELIVERIES: Final = Many(
     *("message", "event_id", "type", "body", "sink", "mailbox", "state", "attempts", "rescues"),
     *("due_at", "first_due_at", "fence", "sequence", "replay", "created_at"),
     *("last_reason", "route", "expires_at", "otherwise", "fall_back_at", "fallback_of"),
-    "ordered",
+    *("ordered", "send"),
 )
 
 
@@ -40,7 +42,8 @@ _DELIVERIES: Final = Many(
 class Event:
     """What is to be delivered: a stored mail (``message``, its row) or a finished ``body``.
 
-    The rest is as in the table; what a route has said of it, mostly.
+    Or an outgoing mail (``send``, its row). The rest is as in the table; what a route has said of
+    it, mostly.
     """
 
     id: str
@@ -56,6 +59,7 @@ class Event:
     otherwise: str | None = None
     fall_back_at: int | None = None
     fallback_of: str | None = None
+    send: int | None = None
 
 
 def write_deliveries(
@@ -70,7 +74,7 @@ def write_deliveries(
         what = (one.message, one.id, one.type, one.body, sink, mailbox, one.state)
         when = (0, 0, now, now, 0, sequence, one.replay, one.created_at)
         said = (one.reason, one.route, one.expires_at, one.otherwise)
-        rows.append((*what, *when, *said, one.fall_back_at, one.fallback_of, ordered))
+        rows.append((*what, *when, *said, one.fall_back_at, one.fallback_of, ordered, one.send))
     _DELIVERIES.run(connection, rows)
 
 

@@ -7,22 +7,19 @@ that could not be delivered is no reason for another event: those would feed the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from mailbridge.model import DeliveryState, Notice, derived_id
-from mailbridge.store import enqueue
+from mailbridge.store import enqueue, sends_ending
 from mailbridge.store.base import Letter
 from mailbridge.store.driver import among
+from mailbridge.store.enqueue import Listeners
 from mailbridge.store.scan import storable
 from mailbridge.store.tables import attempts, deliveries, moment
 
 DEAD: Final = "delivery.dead"
-#: the sinks that are told of dead letters of a mailbox
-Listeners = Callable[[str], Sequence[str]]
-
 _LAST: Final = (
     sa.select(attempts.c.at)
     .where(attempts.c.delivery == deliveries.c.pk)
@@ -47,10 +44,31 @@ _FALL_BACK_NOW: Final = (
 )
 
 
+_MAILS: Final = sa.select(deliveries.c.pk).where(
+    among(deliveries.c.pk), sa.text("deliveries.send IS NOT NULL")
+)
+
+
 def bury(
     connection: sa.Connection, ids: list[int], reason: str, now: int, listeners: Listeners | None
 ) -> list[Letter]:
-    """Set deliveries aside as dead letters without an attempt, and tell those who listen."""
+    """Set deliveries aside as dead letters without an attempt, and tell those who listen.
+
+    A mail to be sent goes by its recipients; while it is in doubt it is held.
+    """
+    if not ids:
+        return []
+    mails = set(connection.execute(_MAILS, {"ids": ids}).scalars())
+    given_up = sends_ending.bury(connection, sorted(mails), reason, now, listeners)
+    rest = _bury_events(
+        connection, [one for one in ids if one not in mails], reason, now, listeners
+    )
+    return [Letter(event_id=one.id, mailbox=one.mailbox) for one in given_up] + rest
+
+
+def _bury_events(
+    connection: sa.Connection, ids: list[int], reason: str, now: int, listeners: Listeners | None
+) -> list[Letter]:
     if not ids:
         return []
     connection.execute(
@@ -80,7 +98,7 @@ def tell(
             notices[row.mailbox].append(_notice(row, now))
     if listeners is not None:
         for mailbox, told in sorted(notices.items()):
-            enqueue.notify(connection, told, listeners(mailbox), now)
+            enqueue.notify(connection, told, listeners(mailbox, DEAD), now)
     return [Letter(event_id=row.event_id, mailbox=row.mailbox) for row in rows]
 
 

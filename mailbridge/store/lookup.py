@@ -11,6 +11,7 @@ from typing import Any, Final, TypedDict
 import sqlalchemy as sa
 
 from mailbridge.model import DeliveryState
+from mailbridge.store import sends_lookup
 from mailbridge.store.dialect import chunks
 from mailbridge.store.rows import DeliveryRow, MessageRow, MessageState, ShownState, Trace
 from mailbridge.store.shown import attempt_row, delivery_row, gap_row, message_row, ruling_row
@@ -205,14 +206,16 @@ def events_of(name: str) -> sa.ColumnElement[bool]:
 
 
 def trace(connection: sa.Connection, name: str) -> Trace:
-    """Return all that is known under a webhook-id, a Message-ID or the number of a delivery."""
+    """Return all known under a webhook-id, an outgoing id, a Message-ID, a delivery's number."""
     found = _messages_of(connection, name)
+    mails = sends_lookup.traced(connection, name)
     open_or_vanished = connection.execute(gaps.select().where(gaps.c.id == name)).all()
     numbers = [row.pk for row in found]
+    meant = [deliveries.c.message.in_(numbers), events_of(name)]
+    if mails:
+        meant.append(deliveries.c.pk.in_([mail.number for mail in mails]))
     sent = connection.execute(
-        deliveries.select()
-        .where(sa.or_(deliveries.c.message.in_(numbers), events_of(name)))
-        .order_by(deliveries.c.pk)
+        deliveries.select().where(sa.or_(*meant)).order_by(deliveries.c.pk)
     ).all()
     tries = connection.execute(
         attempts.select()
@@ -231,6 +234,7 @@ def trace(connection: sa.Connection, name: str) -> Trace:
         deliveries=tuple(delivery_row(row) for row in sent),
         attempts=tuple(attempt_row(row) for row in tries),
         rulings=tuple(ruling_row(ids_of[row.message], row.steps) for row in said),
+        sends=tuple(mails),
     )
 
 

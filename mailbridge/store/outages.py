@@ -147,7 +147,7 @@ class Outages:
         *,
         before: datetime,
         reason: str,
-        listeners: letters.Listeners,
+        listeners: enqueue.Listeners,
     ) -> tuple[Place | None, Sequence[Letter]]:
         """Make dead letters of what began until ``before`` and waits; a bounded step.
 
@@ -219,7 +219,7 @@ def _hasten(connection: sa.Connection, sink: str, now: int) -> bool:
 class _Doom:
     before: int
     reason: str
-    listeners: letters.Listeners
+    listeners: enqueue.Listeners
 
 
 def _give_up(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import sqlalchemy as sa
 
@@ -21,7 +21,7 @@ from mailbridge.model import (
     Resolution,
     Retry,
 )
-from mailbridge.store import enqueue, letters, routing
+from mailbridge.store import enqueue, letters, routing, sends_ending
 from mailbridge.store.driver import Many, among
 from mailbridge.store.outgoing import CLAIMED
 from mailbridge.store.scan import storable
@@ -66,8 +66,9 @@ def resolve(
     in_hand: dict[int, int] = {row[0]: row[1] for row in found}
     held = [one for one in resolutions if in_hand.get(one.delivery.id) == one.delivery.fence]
     if held:
+        held = sends_ending.decided(connection, held, now)
         _RESOLVE.run(connection, [_resolved(one, now) for one in held])
-        made = [_attempted(one, one.outcome) for one in held if one.outcome is not None]
+        made = [_attempted(one, one.outcome) for one in held if counts(one.outcome)]
         if made:
             _ATTEMPT.run(connection, made)
         _tell(connection, held, now)
@@ -78,8 +79,11 @@ def _tell(connection: sa.Connection, held: Sequence[Resolution], now: int) -> No
     """Tell of dead letters and of what is held, in the transaction that makes them so."""
     dead: dict[tuple[str, ...], list[int]] = {}
     for one in held:
+        if one.delivery.send is not None:
+            continue
         if isinstance(one.decision, Dead):
-            dead.setdefault(one.listeners, []).append(one.delivery.id)
+            sinks = one.listeners.get(letters.DEAD, ())
+            dead.setdefault(sinks, []).append(one.delivery.id)
         elif isinstance(one.decision, Held):
             notice = routing.held_notice(
                 message=one.delivery.event_id,
@@ -89,9 +93,9 @@ def _tell(connection: sa.Connection, held: Sequence[Resolution], now: int) -> No
                 reason=one.decision.reason,
                 at=moment(now),
             )
-            enqueue.notify(connection, [notice], one.listeners, now)
+            enqueue.notify(connection, [notice], one.listeners.get(routing.HELD, ()), now)
     for sinks, ids in sorted(dead.items()):
-        letters.tell(connection, ids, now, lambda _mailbox, sinks=sinks: sinks)  # type: ignore[misc]  # the default binds the loop's present value
+        letters.tell(connection, ids, now, lambda _mailbox, _kind, sinks=sinks: sinks)  # type: ignore[misc]  # the default binds the loop's present value
 
 
 def _resolved(one: Resolution, now: int) -> tuple[Any, ...]:
@@ -112,8 +116,13 @@ def _resolved(one: Resolution, now: int) -> tuple[Any, ...]:
         case Dropped(reason=reason):
             state = DeliveryState.DROPPED
     where = (one.delivery.id, one.delivery.fence)
-    made = 0 if one.outcome is None else 1
+    made = int(counts(one.outcome))
     return (state.value, made, due, resolved_at, status, storable(reason), *where)
+
+
+def counts(outcome: Outcome | None) -> TypeGuard[Outcome]:
+    """Tell whether it came of an attempt: the sink was asked to take it."""
+    return outcome is not None and not (isinstance(outcome, Deferred) and outcome.unasked)
 
 
 def _attempted(one: Resolution, outcome: Outcome) -> tuple[Any, ...]:

@@ -28,8 +28,9 @@ from mailbridge.model import (
     DeliveryState,
     MessageRef,
     StoredMail,
+    StoredSend,
 )
-from mailbridge.store import letters, order, routing
+from mailbridge.store import letters, order, routing, sends_lookup
 from mailbridge.store.dialect import clock
 from mailbridge.store.driver import among
 from mailbridge.store.tables import (
@@ -42,6 +43,7 @@ from mailbridge.store.tables import (
     moment,
     moment_or_none,
     raw,
+    sends,
 )
 
 # The planner uses a partial index only where it can read its condition in the statement.
@@ -56,10 +58,14 @@ _GROUPED: Final = sa.text(
 _NOT_ALONE: Final = deliveries.c.rescues < ALONE_AFTER
 
 
-def _due_statement(suspect: sa.ColumnElement[bool] | sa.TextClause) -> sa.Select[Any]:
+def _due_statement(
+    suspect: sa.ColumnElement[bool] | sa.TextClause,
+    mails: sa.Table = messages,
+    of: sa.Column[Any] = deliveries.c.message,
+) -> sa.Select[Any]:
     return (
-        sa.select(deliveries.c.pk, sa.func.coalesce(messages.c.size, 0).label("size"))
-        .select_from(deliveries.outerjoin(messages, deliveries.c.message == messages.c.pk))
+        sa.select(deliveries.c.pk, sa.func.coalesce(mails.c.size, 0).label("size"))
+        .select_from(deliveries.outerjoin(mails, of == mails.c.pk))
         .where(
             QUEUED,
             suspect,
@@ -76,6 +82,13 @@ DUE: Final = _due_statement(_NOT_ALONE)
 DUE_ALONE: Final = _due_statement(_ALONE)
 DUE_GROUPED: Final = _due_statement(_GROUPED)
 _UNORDERED: Final = (DUE, DUE_GROUPED, DUE_ALONE)
+# Of mails to be sent: these know how large they are from another table.
+SENDS_DUE: Final = _due_statement(_NOT_ALONE, sends, deliveries.c.send)
+_SENDS: Final = (
+    SENDS_DUE,
+    _due_statement(_GROUPED, sends, deliveries.c.send),
+    _due_statement(_ALONE, sends, deliveries.c.send),
+)
 _ORDERED: Final = (order.DUE, order.DUE_GROUPED, order.DUE_ALONE)
 # A sum, so that no planner looks for the least number in the history of all deliveries; in the
 # index of what waits, which holds it, a hundred thousand are looked through in milliseconds.
@@ -94,7 +107,7 @@ _CLAIMED_DELIVERIES: Final = sa.select(
     *(
         deliveries.c[name]
         for name in (
-            *("pk", "message", "event_id", "type", "body", "sink", "mailbox", "created_at"),
+            *("pk", "message", "send", "event_id", "type", "body", "sink", "mailbox", "created_at"),
             *("attempts", "first_due_at", "sequence", "replay", "fence"),
             *("route", "expires_at", "otherwise", "fallback_of"),
         )
@@ -174,18 +187,25 @@ def claim(
     if numbers:
         found = connection.execute(_CLAIMED_MAILS, {"ids": numbers}).all()
         mails = {row[0]: _read_mail(row) for row in found}
+    outgoing = sends_lookup.claimed(connection, [row[2] for row in rows.values() if row[2]])
     lost = [row[0] for row in rows.values() if row[1] is not None and row[1] not in mails]
+    lost += [row[0] for row in rows.values() if row[2] is not None and row[2] not in outgoing]
     letters.bury(connection, lost, "its raw bytes are gone", now, None)
     routed = [(row[1], row[-4]) for row in rows.values() if row[1] is not None and row[-4]]
     fields = routing.fields_of(connection, routed)
-    return [_read_delivery(rows[number], mails, fields) for number in ids if number not in lost]
+    return [
+        _read_delivery(rows[number], mails, outgoing, fields)
+        for number in ids
+        if number not in lost
+    ]
 
 
 def _due(connection: sa.Connection, sink: str, wanted: Wanted, now: int) -> list[int]:
     """Choose what to claim. A death among suspects leaves few to ask, and then one."""
     if wanted.probe is not None:
         return _oldest(connection, sink, wanted.probe, ordered=wanted.ordered)
-    any_, grouped, alone = _ORDERED if wanted.ordered else _UNORDERED
+    sending = sink.startswith(sends_lookup.PREFIX)
+    any_, grouped, alone = _ORDERED if wanted.ordered else _SENDS if sending else _UNORDERED
     asked = {"sink": sink, "now": now}
     if not wanted.alone:
         due = connection.execute(any_, asked | {"limit": wanted.limit}).all()
@@ -256,9 +276,10 @@ def _read_mail(row: tuple[Any, ...]) -> StoredMail:
 def _read_delivery(
     row: tuple[Any, ...],
     mails: dict[int, StoredMail],
+    outgoing: dict[int, StoredSend],
     fields: dict[tuple[int, str], dict[str, Any]],
 ) -> Delivery:
-    (number, message, event_id, kind, body, sink, mailbox, created_at, *rest) = row
+    (number, message, send, event_id, kind, body, sink, mailbox, created_at, *rest) = row
     made, first_due_at, sequence, replay, fence, route, expires_at, otherwise, fallback_of = rest
     return Delivery(
         id=number,
@@ -274,6 +295,7 @@ def _read_delivery(
         fence=fence,
         mail=None if message is None else mails[message],
         body=None if body is None else json.loads(body),
+        send=None if send is None else outgoing[send],
         route=route,
         fields=fields.get((message, route), _NOTHING) if route else _NOTHING,
         expires_at=moment_or_none(expires_at),

@@ -11,10 +11,11 @@ import sqlalchemy as sa
 
 from mailbridge.errors import PermanentError
 from mailbridge.model import DeliveryState
-from mailbridge.store import order
+from mailbridge.store import order, sends_again
 from mailbridge.store.dialect import chunks
 from mailbridge.store.enqueue import MAIL, Event, write_deliveries
 from mailbridge.store.lookup import events_of, in_state
+from mailbridge.store.sends_lookup import PREFIX
 from mailbridge.store.tables import Kept, deliveries, messages, micros, moment, raw
 
 _OPEN = (DeliveryState.QUEUED.value, DeliveryState.CLAIMED.value, DeliveryState.HELD.value)
@@ -25,17 +26,19 @@ def requeue(connection: sa.Connection, ids: Sequence[str], now: int) -> int:
     """Queue dead and held deliveries anew, and make waiting ones due; returns how many.
 
     ``ids`` are numbers of deliveries or event ids. The budget of attempts begins anew for what
-    was dead. Raises ``PermanentError`` when retention has taken the raw bytes of one.
+    was dead. A mail to be sent goes to whoever does not have it; one that is in doubt is looked
+    for first. Raises ``PermanentError`` when retention has taken the raw bytes of one.
     """
     done = 0
     for name in ids:
         found = connection.execute(
-            sa.select(deliveries.c.pk, deliveries.c.state, deliveries.c.message)
+            sa.select(deliveries.c.pk, deliveries.c.state, deliveries.c.message, deliveries.c.send)
             .where(events_of(name))
             .with_for_update()
         ).all()
         ended = [row for row in found if row.state in _ENDED]
         _refuse_without_raw(connection, [row.message for row in ended if row.message], name)
+        sends_again.reopen(connection, [row.send for row in ended if row.send], name)
         waiting = [row.pk for row in found if row.state == DeliveryState.QUEUED]
         _queue(connection, [row.pk for row in ended], now)
         for chunk in chunks(waiting):
@@ -57,6 +60,12 @@ def requeue_dead(connection: sa.Connection, sink: str | None, now: int) -> int:
     if sink is not None:
         statement = statement.where(deliveries.c.sink == sink)
     ids = list(connection.execute(statement.order_by(deliveries.c.pk).with_for_update()).scalars())
+    mails = sa.select(deliveries.c.send).where(
+        in_state(DeliveryState.DEAD), sa.text("deliveries.send IS NOT NULL")
+    )
+    if sink is None or sink.startswith(PREFIX):
+        only = mails if sink is None else mails.where(deliveries.c.sink == sink)
+        sends_again.reopen(connection, list(connection.execute(only).scalars()), "a mail")
     _queue(connection, ids, now)
     return len(ids)
 
@@ -99,6 +108,7 @@ def drop(connection: sa.Connection, ids: Sequence[str], now: int) -> int:
         ).scalars()
         dropped = list(found)
         end(connection, dropped, "dropped by a person", now)
+        sends_again.dropped(connection, dropped)
         done += len(dropped)
     return done
 
@@ -229,7 +239,11 @@ def _replay_notice(
 ) -> int:
     rows = connection.execute(
         deliveries.select()
-        .where(deliveries.c.message.is_(None), deliveries.c.event_id == name)
+        .where(
+            deliveries.c.message.is_(None),
+            deliveries.c.send.is_(None),
+            deliveries.c.event_id == name,
+        )
         .order_by(deliveries.c.replay)
     ).all()
     made = 0

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from mailbridge.model import DeliveryState
 from mailbridge.store import letters
 from mailbridge.store.dialect import chunks, clock
+from mailbridge.store.enqueue import Listeners
 from mailbridge.store.outgoing import CLAIMED, QUEUED
 from mailbridge.store.tables import ALONE_AFTER, POISON_AFTER, deliveries
 
@@ -25,9 +26,7 @@ _POISON: Final = (
 )
 
 
-def rescue(
-    connection: sa.Connection, now: int, *, listeners: letters.Listeners | None = None
-) -> int:
+def rescue(connection: sa.Connection, now: int, *, listeners: Listeners | None = None) -> int:
     """Queue again what is claimed under an expired lease; returns how many.
 
     What was in hand at too many deaths becomes a dead letter, and ``listeners`` are told.

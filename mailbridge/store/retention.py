@@ -1,10 +1,10 @@
 """Removing what is done and old, a bounded piece at a time. What is open is never removed.
 
-Two walks over the messages, oldest first: raw bytes go when every delivery is over and old
-enough, the rows of the log go later. Of a message in the present epoch of its folder the place
-stays for good (some 200 bytes): without it, a mail that still lies on the server would be
-accepted a second time. That of a POP3 message stays for as long as its UIDL is remembered. The
-rows of the last days stay in any case: a look-back asks for them.
+Two walks over the messages, and two over outgoing mail, oldest first: raw bytes go when every
+delivery is over and old enough, the rows of the log go later. Of a message in the present epoch
+of its folder the place stays for good (some 200 bytes): without it, a mail that still lies on the
+server would be accepted a second time. That of a POP3 message stays for as long as its UIDL is
+remembered. The rows of the last days stay in any case: a look-back asks for them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from mailbridge.model import DeliveryState
-from mailbridge.store import recent, routing, uidls
+from mailbridge.store import recent, routing, sends_purge, uidls
 from mailbridge.store.dialect import chunks
 from mailbridge.store.queue import end
 from mailbridge.store.rows import Purged
@@ -48,10 +48,13 @@ class Limits:
 
 @dataclass(slots=True)
 class Walk:
-    """Where the two walks stand. Kept between calls: what is open is not looked at every time."""
+    """Where the walks stand. Kept between calls: what is open is not looked at every time."""
 
     raw: tuple[int, int] = (0, 0)
     log: tuple[int, int] = (0, 0)
+    #: of outgoing mail
+    sent_raw: tuple[int, int] = (0, 0)
+    sent_log: tuple[int, int] = (0, 0)
 
 
 def purge(connection: sa.Connection, limits: Limits, walk: Walk, now: int) -> tuple[Purged, Walk]:
@@ -64,6 +67,7 @@ def purge(connection: sa.Connection, limits: Limits, walk: Walk, now: int) -> tu
     step = _step(connection, Kept.LOG, old, walk.log, limits.limit)
     forgotten = _forget(connection, step)
     further.log = _stand(step, limits.limit)
+    sent, keys = _purge_sends(connection, limits, walk, further, now)
     notices = _purge_notices(connection, limits)
     connection.execute(gaps.delete().where(gaps.c.vanished_at < limits.log_before))
     forgotten_uidls = uidls.purge(connection, now, limits.limit)
@@ -75,9 +79,33 @@ def purge(connection: sa.Connection, limits: Limits, walk: Walk, now: int) -> tu
         notices=notices,
         uidls=forgotten_uidls,
         recent=forgotten_recent,
-        more=further != Walk() or max(notices, forgotten_uidls, forgotten_recent) >= limits.limit,
+        sent=sent,
+        more=further != Walk()
+        or max(notices, forgotten_uidls, forgotten_recent, keys) >= limits.limit,
     )
     return done, further
+
+
+def _purge_sends(
+    connection: sa.Connection, limits: Limits, walk: Walk, further: Walk, now: int
+) -> tuple[int, int]:
+    """Take one step over outgoing mail; returns how many lost their bytes, and keys that went."""
+    newest = max(limits.delivered_before, limits.dead_before)
+    step = sends_purge.step(connection, Kept.RAW, newest, walk.sent_raw, limits.limit)
+    freed = sends_purge.free(
+        connection,
+        [row.pk for row in step],
+        sent_before=limits.delivered_before,
+        dead_before=limits.dead_before,
+        now=now,
+    )
+    further.sent_raw = _stand(step, limits.limit)
+    # Bounces come late, and what was sent counts for a day.
+    old = min(limits.log_before, now - LOOK_BACK)
+    step = sends_purge.step(connection, Kept.LOG, old, walk.sent_log, limits.limit)
+    sends_purge.forget(connection, [row.pk for row in step])
+    further.sent_log = _stand(step, limits.limit)
+    return freed, sends_purge.forget_keys(connection, now, limits.limit)
 
 
 def _step(
@@ -143,8 +171,12 @@ def _forget(connection: sa.Connection, step: Sequence[Any]) -> int:
             checkpoints.c.folder == messages.c.folder,
             checkpoints.c.uidvalidity == messages.c.uidvalidity,
         )
-        pop3 = messages.c.protocol == "pop3"
-        stays = sa.or_(sa.and_(pop3, uidls.lists(messages)), sa.and_(~pop3, current))
+        # What was brought by SMTP stands in no list, and is not brought again after so long.
+        protocol = messages.c.protocol
+        stays = sa.or_(
+            sa.and_(protocol == "pop3", uidls.lists(messages)),
+            sa.and_(protocol == "imap", current),
+        )
         connection.execute(
             messages.update()
             .where(messages.c.pk.in_(chunk), stays)

@@ -191,6 +191,8 @@ class SinkCount:
     claimed: int = 0
     dead: int = 0
     held: int = 0
+    #: of mails to be sent: nobody knows whether the server has them
+    in_doubt: int = 0
     #: when the first of the queued and deferred is or was due
     oldest_due: datetime | None = None
     #: when the first of them began its budget: how old the oldest waiting event is
@@ -231,4 +233,6 @@ class Purged:
     uidls: int = 0
     #: of routes that want no duplicates
     recent: int = 0
+    #: outgoing mails that lost their bytes
+    sent: int = 0
     more: bool = False

@@ -29,7 +29,6 @@ from mailbridge.store import (
     enqueue,
     handing,
     incoming,
-    letters,
     lookup,
     outcomes,
     outgoing,
@@ -47,6 +46,7 @@ from mailbridge.store.files import this_process
 from mailbridge.store.grants import Grants
 from mailbridge.store.outages import Outages
 from mailbridge.store.sealing import Key
+from mailbridge.store.sends import Sends
 from mailbridge.store.tables import micros, moment_or_none, utc_now
 from mailbridge.store.tail import Tail
 
@@ -56,7 +56,7 @@ log = structlog.get_logger(__name__)
 
 
 class Store:
-    """Implements ``IntakeStore`` and ``DispatchStore``, with ``grants`` and ``outages``.
+    """Implements ``IntakeStore``, ``DispatchStore``; the rest: ``grants``, ``outages``, ``sends``.
 
     A method that returned is durable: no crash and no power cut undoes it. A method that raised
     has changed nothing, except that a connection to PostgreSQL lost during the commit leaves
@@ -76,6 +76,7 @@ class Store:
         self._walk = retention.Walk()
         self._background: set[asyncio.Future[None]] = set()
         self.outages = Outages(self._run)
+        self.sends = Sends(access, now, self._background)
 
     @classmethod
     async def open(  # noqa: PLR0913 - settings, all by keyword
@@ -231,14 +232,13 @@ class Store:
             await self._run(lambda found, _: outgoing.next_due(found, sink, ordered=ordered))
         )
 
-    async def rescue(self, *, listeners: letters.Listeners | None = None) -> int:
+    async def rescue(self, *, listeners: enqueue.Listeners | None = None) -> int:
         """Queue again what is claimed under an expired lease; see ``rescue.rescue``."""
         return await self._run(functools.partial(rescue.rescue, listeners=listeners), again=True)
 
     async def messages(self, **filters: Unpack[lookup.Filters]) -> Sequence[rows.MessageRow]:
         """Return the mail log, newest first; ``before`` and ``after`` are ``MessageRow.number``."""
-        wanted = lookup.Wanted(**filters)
-        return await self._read(lambda connection: lookup.read_messages(connection, wanted))
+        return await self._read(lambda it: lookup.read_messages(it, lookup.Wanted(**filters)))
 
     def tail(self, **filters: Unpack[lookup.Filters]) -> Tail:
         """Return what follows the mail log as it grows."""

@@ -100,7 +100,7 @@ async def test_poison_falls_back_at_once_and_is_told(store: Store) -> None:
     await alarm(store, 1)
     for death in range(10):
         assert len(await claim(store, lease=0.0, alone=death >= 3)) == 1
-        await store.rescue(listeners=lambda _mailbox: ["ops"])
+        await store.rescue(listeners=lambda _mailbox, _kind: ["ops"])
     assert len(await store.outages.fall_back(TO)) == 1
     (event,) = await claim(store, "ops")
     assert event.type == "delivery.dead"
@@ -192,7 +192,7 @@ def unsent(delivery: Delivery, decision: Held | Dropped, *listeners: str) -> Res
         decision=decision,
         started_at=NOON,
         seconds=0.0,
-        listeners=listeners,
+        listeners={"delivery.held": listeners},
     )
 
 
@@ -259,7 +259,7 @@ async def gone(store: Store, clock: Clock) -> tuple[int, list[str]]:
             place,
             before=clock() - timedelta(days=7),
             reason="not delivered within 7 days",
-            listeners=lambda _mailbox: ["ops"],
+            listeners=lambda _mailbox, _kind: ["ops"],
         )
         steps += 1
         names += [letter.event_id for letter in letters]
