@@ -253,6 +253,7 @@ async def test_a_redirect_to_an_inner_host_is_not_followed(status: int) -> None:
         ("http://[", "an unreadable address"),
         ("https://" + "a" * 300 + "/", "a" * 253),
         ("//evil.example/x", "evil.example"),
+        ("http://169.254.169.254/latest/meta-data/", "169.254.169.254"),
         ("", "another path of the same host"),
     ],
 )
