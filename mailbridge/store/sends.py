@@ -14,11 +14,14 @@ means for a mail is in ``sends_ending``.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from mailbridge.errors import TemporaryError
+import sqlalchemy as sa
+
+from mailbridge.errors import MailbridgeError, TemporaryError
 from mailbridge.model import Delivery, Outgoing, Recipient
 from mailbridge.store import sends_bounces, sends_lookup, sends_writing
 from mailbridge.store.access import Access
@@ -46,8 +49,8 @@ class Sends:
     ) -> None:
         self._access = access
         self._now = now
-        self._accepting = Together(access.admit, background)
-        self._noting = Together(access.run, background)
+        self._accepting = Together(access.admit, self._accept, background)
+        self._noting = Together(access.run, sends_writing.note, background)
 
     async def accept(self, mail: Outgoing) -> AcceptedSend:
         """Make a mail durable, with others who do so at the same time; see ``SendStore``.
@@ -57,29 +60,29 @@ class Sends:
         if not mail.recipients:
             msg = f"{mail.id} has no recipient"
             raise ValueError(msg)
-        now = micros(self._now())
-        return await self._accepting.run(
-            lambda connection: sends_writing.accept(connection, mail, now),
-            order=mail.mailbox,
-            size=len(mail.raw),
-        )
+        return await self._accepting.run(mail, size=len(mail.raw))
+
+    def _accept(
+        self, connection: sa.Connection, mails: Sequence[Outgoing]
+    ) -> Sequence[AcceptedSend | MailbridgeError]:
+        return sends_writing.accept(connection, mails, micros(self._now()))
 
     async def in_doubt(self, delivery: Delivery, recipients: Sequence[str]) -> None:
         """Note that the final dot is about to be written for these; see ``SendStore``."""
         now = micros(self._now())
-        if not await self._noting.run(
-            lambda connection: sends_writing.in_doubt(connection, delivery, recipients, now),
-            order=_place(delivery),
-        ):
+        work = functools.partial(
+            sends_writing.in_doubt, delivery=delivery, asked=recipients, now=now
+        )
+        if not await self._noting.run((delivery.id, work)):
             raise _lost(delivery)
 
     async def answered(self, delivery: Delivery, recipients: Sequence[Recipient]) -> None:
         """Note what the server said of these recipients; see ``SendStore``."""
         now = micros(self._now())
-        if not await self._noting.run(
-            lambda connection: sends_writing.answered(connection, delivery, recipients, now),
-            order=_place(delivery),
-        ):
+        work = functools.partial(
+            sends_writing.answered, delivery=delivery, told=recipients, now=now
+        )
+        if not await self._noting.run((delivery.id, work)):
             raise _lost(delivery)
 
     async def spent(self, mailbox: str) -> Sequence[tuple[datetime, int]]:
@@ -108,11 +111,6 @@ class Sends:
         return await self._access.run(
             lambda connection: sends_bounces.note(connection, bounce, listeners, now), again=True
         )
-
-
-def _place(delivery: Delivery) -> str:
-    """Return where a delivery comes among others, as text."""
-    return f"{delivery.id:020}"
 
 
 def _lost(delivery: Delivery) -> TemporaryError:

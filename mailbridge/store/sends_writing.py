@@ -6,13 +6,13 @@ Every function works inside the transaction of its ``connection`` and commits no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from mailbridge.errors import PermanentError
+from mailbridge.errors import MailbridgeError, PermanentError
 from mailbridge.model import Delivery, DeliveryState, Outgoing, Recipient
 from mailbridge.store.base import AcceptedSend
 from mailbridge.store.dialect import insert, write_raw
@@ -27,7 +27,7 @@ SEND: Final = "send"
 #: characters of a reply that are kept with a recipient
 REPLY: Final = 1_000
 
-_SEND: Final = sends.insert().returning(sends.c.pk)
+_SENDS: Final = sends.insert().returning(sends.c.pk, sends.c.id)
 _RECIPIENTS: Final = Many(
     recipients.insert(), *("send", "number", "mailbox", "address", "state", "code", "reply")
 )
@@ -69,55 +69,83 @@ _SETTLE: Final = Many(
 )
 
 
-def accept(connection: sa.Connection, mail: Outgoing, now: int) -> AcceptedSend:
-    """Write a mail, its recipients and its delivery; see ``SendStore.accept``."""
-    if mail.key and (known := _asked_before(connection, mail, now)):
-        return AcceptedSend(id=known, known=True)
-    number: int = connection.execute(
-        _SEND,
-        {
-            "id": mail.id,
-            "mailbox": mail.mailbox,
-            "sender": storable(mail.sender),
-            "message_id": bare(storable(mail.message_id)),
-            "via": mail.via,
-            "client": mail.client,
-            "accepted_at": now,
-            "size": len(mail.raw),
-            "sha256": hashlib.sha256(mail.raw).hexdigest(),
-            "released": 0,
-            "kept": Kept.RAW,
-        },
-    ).scalar_one()
-    write_raw(connection, send_raw, [(number, mail.raw)])
-    # Somebody who is named twice gets it once.
+def accept(
+    connection: sa.Connection, mails: Sequence[Outgoing], now: int
+) -> list[AcceptedSend | MailbridgeError]:
+    """Write mails, their recipients and their deliveries; see ``SendStore.accept``."""
+    answers = _asked_before(connection, [one for one in mails if one.key], now)
+    new = {one.id: one for one in mails if one.id not in answers}
+    if new:
+        rows = connection.execute(_SENDS, [_row(one, now) for one in new.values()]).all()
+        numbers: dict[str, int] = {row.id: row.pk for row in rows}
+        write_raw(connection, send_raw, [(numbers[one.id], one.raw) for one in new.values()])
+        _RECIPIENTS.run(connection, [row for one in new.values() for row in _to(one, numbers)])
+        # Hosts that share a database take these sequences in the same order.
+        for mailbox in sorted({one.mailbox for one in new.values()}):
+            events = [
+                Event(id=one.id, type=SEND, send=numbers[one.id], created_at=now)
+                for one in new.values()
+                if one.mailbox == mailbox
+            ]
+            write_deliveries(connection, mailbox, f"{PREFIX}{mailbox}", events, now)
+    return [answers.get(one.id) or AcceptedSend(id=one.id) for one in mails]
+
+
+def _row(mail: Outgoing, now: int) -> dict[str, Any]:
+    return {
+        "id": mail.id,
+        "mailbox": mail.mailbox,
+        "sender": storable(mail.sender),
+        "message_id": bare(storable(mail.message_id)),
+        "via": mail.via,
+        "client": mail.client,
+        "accepted_at": now,
+        "size": len(mail.raw),
+        "sha256": hashlib.sha256(mail.raw).hexdigest(),
+        "released": 0,
+        "kept": Kept.RAW,
+    }
+
+
+def _to(mail: Outgoing, numbers: Mapping[str, int]) -> list[tuple[Any, ...]]:
+    """Return the rows of the recipients; who is named twice gets it once."""
     addresses = dict.fromkeys(storable(one) for one in mail.recipients)
-    rows: list[tuple[Any, ...]] = [
-        (number, place, mail.mailbox, address, "open", "", "")
+    return [
+        (numbers[mail.id], place, mail.mailbox, address, "open", "", "")
         for place, address in enumerate(addresses)
     ]
-    _RECIPIENTS.run(connection, rows)
-    event = Event(id=mail.id, type=SEND, send=number, created_at=now)
-    write_deliveries(connection, mail.mailbox, f"{PREFIX}{mail.mailbox}", [event], now)
-    return AcceptedSend(id=mail.id)
 
 
 @cache
-def _keep_key(dialect: str) -> Any:
-    return insert(dialect, idempotency).on_conflict_do_nothing()
+def _keep_keys(dialect: str) -> Any:
+    statement = insert(dialect, idempotency).on_conflict_do_nothing()
+    return statement.returning(idempotency.c.send_id)
 
 
-def _asked_before(connection: sa.Connection, mail: Outgoing, now: int) -> str:
-    """Return the mail that a client's key stands for; the first to come gets it, and goes on."""
-    row = {"client": mail.client, "key": mail.key, "digest": mail.digest, "send_id": mail.id}
-    written = connection.execute(_keep_key(connection.dialect.name), row | {"at": now})
-    if written.rowcount:
-        return ""
+def _asked_before(
+    connection: sa.Connection, mails: Sequence[Outgoing], now: int
+) -> dict[str, AcceptedSend | MailbridgeError]:
+    """Return the answers to those mails whose client's key stands for a mail already.
+
+    The first to come with a key gets it, and no answer here: that mail is to be written.
+    """
+    if not mails:
+        return {}
+    rows = [
+        {"client": one.client, "key": one.key, "digest": one.digest, "send_id": one.id, "at": now}
+        # In one order, so that two hosts never wait for each other; the first to come first.
+        for one in sorted(mails, key=lambda one: (one.client, one.key))
+    ]
+    new = set(connection.execute(_keep_keys(connection.dialect.name), rows).scalars())
+    return {one.id: _known(connection, one) for one in mails if one.id not in new}
+
+
+def _known(connection: sa.Connection, mail: Outgoing) -> AcceptedSend | MailbridgeError:
     asked = {"asker": mail.client, "by": mail.key}
     digest, known = connection.execute(_KNOWN, asked).one()
     if digest == mail.digest:
-        return str(known)
-    raise PermanentError(
+        return AcceptedSend(id=known, known=True)
+    return PermanentError(
         f"this Idempotency-Key was used before, for another mail ({known})",
         code="send.key_conflict",
         fix="use a key of its own for every mail; repeat a request without a change",
@@ -127,6 +155,17 @@ def _asked_before(connection: sa.Connection, mail: Outgoing, now: int) -> str:
 def bare(message_id: str) -> str:
     """Return a Message-ID without its brackets."""
     return message_id.strip().removeprefix("<").removesuffix(">")
+
+
+#: something that is noted of one delivery; tells whether its claim held
+Note = Callable[[sa.Connection], bool]
+
+
+def note(connection: sa.Connection, notes: Sequence[tuple[int, Note]]) -> list[bool]:
+    """Note things of deliveries, by number; hosts that share a database go by that order."""
+    order = sorted(range(len(notes)), key=lambda place: notes[place][0])
+    held = {place: notes[place][1](connection) for place in order}
+    return [held[place] for place in range(len(notes))]
 
 
 def in_doubt(connection: sa.Connection, delivery: Delivery, asked: Sequence[str], now: int) -> bool:

@@ -7,62 +7,64 @@ writes. A caller that is alone does not wait for company.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import sqlalchemy as sa
 
 from mailbridge.errors import MailbridgeError, StoreFull, StoreRefused, Unavailable
 
 T = TypeVar("T")
-Work = Callable[[sa.Connection], T]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-#: what goes into one commit: pieces of work, and bytes
+#: what goes into one commit: items, and bytes
 MOST: Final = 200
 MOST_BYTES: Final = 32 * 1024 * 1024
-#: errors of the database, not of a piece of work: to try each by itself would not help
+#: errors of the database, not of an item: to try each by itself would not help
 _OF_ALL: Final = (StoreFull, StoreRefused, Unavailable)
 
 
 class Transaction(Protocol):
     """A ``Protocol``: runs work in one transaction."""
 
-    def __call__(self, work: Work[T]) -> Awaitable[T]:
+    def __call__(self, work: Callable[[sa.Connection], T]) -> Awaitable[T]:
         """Return what ``work`` returns, once that is committed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Piece:
-    work: Work[Any]
+class _Piece(Generic[Item]):
+    item: Item
     size: int
-    order: str
     done: asyncio.Future[Any]
 
 
-class Together:
-    """Runs pieces of work, each of which is through when its commit is.
+class Together(Generic[Item, Result]):
+    """Writes items, each of which is through when its commit is.
 
-    A piece may be run twice, in two transactions of which only the last is committed. It
-    refuses by raising before it has written anything; others that share its commit are not
-    concerned. ``background`` holds what is under way, to be waited for before the store is
-    closed: a caller that is cancelled only stops waiting.
+    ``write`` returns for each item, in their order, its result or the refusal that its caller is
+    to get; for a refusal it has written nothing. It may be run twice for an item, in two
+    transactions of which only the last is committed. ``background`` holds what is under way, to
+    be waited for before the store is closed: a caller that is cancelled only stops waiting.
     """
 
-    def __init__(self, transaction: Transaction, background: set[asyncio.Future[None]]) -> None:
+    def __init__(
+        self,
+        transaction: Transaction,
+        write: Callable[[sa.Connection, Sequence[Item]], Sequence[Result | MailbridgeError]],
+        background: set[asyncio.Future[None]],
+    ) -> None:
         self._transaction = transaction
+        self._write = write
         self._background = background
-        self._waiting: list[_Piece] = []
+        self._waiting: list[_Piece[Item]] = []
         self._busy = False
 
-    async def run(self, work: Work[T], *, order: str = "", size: int = 0) -> T:
-        """Return what ``work`` returns, once that is committed.
-
-        Two hosts that take the same locks must take them in the same order: pieces of one
-        commit are run in that of ``order``. ``size`` is in bytes.
-        """
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Piece(work, size, order, done))
+    async def run(self, item: Item, *, size: int = 0) -> Result:
+        """Write an item; returns, or raises, once that is committed. ``size`` is in bytes."""
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Piece(item, size, done))
         if not self._busy:
             self._busy = True
             task = asyncio.ensure_future(self._work_off())
@@ -77,7 +79,7 @@ class Together:
         finally:
             self._busy = False
 
-    def _next(self) -> list[_Piece]:
+    def _next(self) -> list[_Piece[Item]]:
         """Take the oldest that fit into one commit, at least one."""
         size = count = 0
         for one in self._waiting[:MOST]:
@@ -86,11 +88,12 @@ class Together:
                 break
             count += 1
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
-        return sorted(taken, key=lambda one: one.order)
+        return taken
 
-    async def _commit(self, pieces: list[_Piece]) -> None:
+    async def _commit(self, pieces: list[_Piece[Item]]) -> None:
+        items = [one.item for one in pieces]
         try:
-            results = await self._transaction(lambda connection: _run_all(connection, pieces))
+            results = await self._transaction(lambda connection: self._write(connection, items))
         except Exception as error:  # noqa: BLE001 - it belongs to those who wait
             if len(pieces) == 1 or isinstance(error, _OF_ALL):
                 for one in pieces:
@@ -104,17 +107,7 @@ class Together:
                 _tell(one, result)
 
 
-def _run_all(connection: sa.Connection, pieces: list[_Piece]) -> list[Any]:
-    results: list[Any] = []
-    for one in pieces:
-        try:
-            results.append(one.work(connection))
-        except MailbridgeError as refusal:
-            results.append(refusal)
-    return results
-
-
-def _tell(piece: _Piece, result: Any) -> None:
+def _tell(piece: _Piece[Any], result: Any) -> None:
     if piece.done.done():  # its caller was cancelled
         return
     if isinstance(result, Exception):
