@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -13,8 +13,12 @@ from mailbridge.documents import document, documents, plain
 from mailbridge.errors import MailbridgeError, StoreRefused
 from mailbridge.http.base import AppFigures, Figures
 from mailbridge.operate import Operator, Overview
+from mailbridge.send_status import PREFIX, rows
 from mailbridge.sign_ins import SignIns
 from mailbridge.store.rows import MessageState, ShownState
+
+#: the states of outgoing mails that are counted for the metrics
+SEND_STATES: Final = ("waiting", "in_doubt", "held", "failed")
 
 log = structlog.get_logger(__name__)
 
@@ -94,15 +98,20 @@ class Answers:
             log.warning("store.trouble", work="metrics", error=str(error), code=error.code)
             return Figures(apps=apps, waiting=None)
         none = dict.fromkeys(self._daemon.config.webhooks, 0)
+        hooks = [one for one in counts.sinks if not one.sink.startswith(PREFIX)]
         gaps = dict.fromkeys(self._daemon.config.mailboxes, 0)
         for folder in counts.folders:
             gaps[folder.mailbox] = gaps.get(folder.mailbox, 0) + folder.gaps
         return Figures(
             apps=apps,
-            waiting=none | {s.sink: s.queued + s.deferred + s.claimed for s in counts.sinks},
-            dead=none | {s.sink: s.dead for s in counts.sinks},
-            held=none | {s.sink: s.held for s in counts.sinks},
+            waiting=none | {s.sink: s.queued + s.deferred + s.claimed for s in hooks},
+            dead=none | {s.sink: s.dead for s in hooks},
+            held=none | {s.sink: s.held for s in hooks},
             gaps=gaps,
+            sends={
+                one["name"]: {state: one[state] for state in SEND_STATES}
+                for one in rows(self._daemon.config, None, counts)
+            },
         )
 
     def _apps(self) -> dict[str, AppFigures]:

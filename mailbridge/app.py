@@ -99,15 +99,14 @@ async def serve(
             now=utc_now,
             rng=rng,
         )
+        mended = functools.partial(_mended, supervisor, daemon)
         schedule = _schedule(daemon, builder, supervisor, service, rng)
         operator = Operator(
             daemon=daemon,
             sign_ins=builder.sign_ins,
-            mended=supervisor.mended,
+            mended=mended,
         )
-        web = serving(
-            daemon, operator, builder, sockets, mended=supervisor.mended, run=_in_threads(pool)
-        )
+        web = serving(daemon, operator, builder, sockets, mended=mended, run=_in_threads(pool))
         commands = operator.commands()
         if web is not None:
             stack.push_async_callback(web.desk.close)
@@ -148,6 +147,12 @@ async def serve(
         except BaseExceptionGroup as group_error:
             raise first_of(group_error) from group_error
     log.info("daemon.stopped")
+
+
+def _mended(supervisor: Supervisor, daemon: Daemon, mailbox: str) -> None:
+    """Say that a person has mended something of a mailbox: it is tried again at once."""
+    supervisor.mended(mailbox)
+    daemon.mended(mailbox)
 
 
 def _close(sockets: list[socket.socket]) -> None:

@@ -13,13 +13,14 @@ from mailbridge import __version__
 from mailbridge.config import Config, Mailbox, Webhook
 from mailbridge.dispatch import Dispatcher
 from mailbridge.forms import build_format, hidden, links_of
-from mailbridge.health import FolderHealth, Health, SinkHealth
+from mailbridge.health import FolderHealth, Health, SendHealth, SinkHealth
 from mailbridge.intake import Intake
 from mailbridge.links import Links
 from mailbridge.retry import POLICIES
 from mailbridge.room import MailboxSlots, Room
 from mailbridge.route.decide import Router
 from mailbridge.routing import Routing
+from mailbridge.sending import Sending, build_sending
 from mailbridge.sign_in.base import SignIn
 from mailbridge.sign_ins import SignIns
 from mailbridge.sinks.webhook import WebhookSink
@@ -57,7 +58,10 @@ class Daemon:
     store: Store
     health: Health
     intakes: list[Intake] = field(default_factory=list)
+    #: by sink: a webhook's name, or ``send:`` and a mailbox's
     dispatchers: dict[str, Dispatcher] = field(default_factory=dict)
+    #: by mailbox
+    sending: dict[str, Sending] = field(default_factory=dict)
     #: where HTTP is answered, 0 if nowhere
     port: int = 0
 
@@ -70,6 +74,11 @@ class Daemon:
         """Say to every dispatcher that something new may be due."""
         for dispatcher in self.dispatchers.values():
             dispatcher.wake()
+
+    def mended(self, mailbox: str) -> None:
+        """Say that a person has mended something of a mailbox."""
+        if (sending := self.sending.get(mailbox)) is not None:
+            sending.mended()
 
     def hurry_dispatchers(self) -> None:
         """Say to every dispatcher that a person wants to see attempts, whatever was before."""
@@ -123,6 +132,27 @@ class Builder:
             now=utc_now,
             rng=self._rng,
         )
+
+    def sending(self, name: str) -> Sending:
+        """Return what sends for a mailbox that has ``send``."""
+        mailbox = self._config.mailboxes[name]
+        health = SinkHealth(name=f"send:{name}")
+        sending = build_sending(
+            name,
+            mailbox,
+            cloud=self._config.apps[mailbox.app].cloud,
+            sign_in=self.sign_ins.of(name),
+            store=self._daemon.store,
+            health=health,
+            listeners=self.listeners_for,
+            on_notice=self._daemon.wake_dispatchers,
+            run=self._run,
+            now=utc_now,
+            rng=self._rng,
+        )
+        standing = SendHealth(sink=health, standing=sending.standing)
+        self._daemon.health.sending[name] = standing
+        return sending
 
     def fallbacks(self) -> Mapping[str, Fallback]:
         """Return, by webhook, what another one gets too, and after how long."""

@@ -178,6 +178,7 @@ class SinkHealth:
     delivered: int = 0
     deferred: int = 0
     dead: int = 0
+    held: int = 0
     trouble: str = ""
     #: seconds from when a mail was visible on its server until this sink had it
     took: Histogram = field(default_factory=lambda: Histogram(DELIVERY_BOUNDS))
@@ -189,6 +190,31 @@ class SinkHealth:
             log.error("store.trouble", sink=self.name, error=str(error), code=error.code)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendStanding:
+    """Whether a mailbox may send at this moment, and how much; ``None``: without a limit.
+
+    While nothing goes out there is a ``cause``, until ``until`` at least; ``parked``: until a
+    person has acted.
+    """
+
+    messages: int | None
+    recipients: int | None
+    parked: bool = False
+    cause: str = ""
+    code: str = ""
+    fix: str = ""
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendHealth:
+    """One mailbox that sends: how its attempts went, and where it stands now."""
+
+    sink: SinkHealth
+    standing: Callable[[], SendStanding]
+
+
 @dataclass(slots=True, kw_only=True)
 class Health:
     """Everything at a glance."""
@@ -197,4 +223,7 @@ class Health:
     folders: list[FolderHealth] = field(default_factory=list)
     #: seconds that the store took to commit; those of reads fall under the first bound
     commits: Histogram = field(default_factory=lambda: Histogram(COMMIT_BOUNDS))
+    #: webhooks, by name
     sinks: dict[str, SinkHealth] = field(default_factory=dict)
+    #: mailboxes that send, by name
+    sending: dict[str, SendHealth] = field(default_factory=dict)

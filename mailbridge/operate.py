@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from mailbridge import __version__
+from mailbridge import __version__, send_status
 from mailbridge.config import Config
 from mailbridge.diagnose.steps import Diagnosis
 from mailbridge.health import FolderHealth, Health, Sight, SinkHealth
@@ -218,7 +218,9 @@ def status(
         "webhooks": [
             _webhook(name, health.sinks.get(name) if health else None, sinks.get(name))
             for name in [*config.webhooks, *(s for s in sinks if s not in config.webhooks)]
+            if not name.startswith(send_status.PREFIX)
         ],
+        "sending": send_status.rows(config, health, counts),
     }
 
 

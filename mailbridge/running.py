@@ -39,6 +39,8 @@ class Changes:
     """What one configuration says differently from another, by name."""
 
     mailboxes: frozenset[str]
+    #: mailboxes that send otherwise than before, or began or ceased to
+    sending: frozenset[str]
     webhooks: frozenset[str]
     routes: frozenset[str]
     apps: frozenset[str]
@@ -51,6 +53,7 @@ class Changes:
             f"{what} {', '.join(sorted(names))}"
             for what, names in (
                 ("mailboxes", self.mailboxes),
+                ("sending", self.sending),
                 ("webhooks", self.webhooks),
                 ("routes", self.routes),
                 ("apps", self.apps),
@@ -65,11 +68,9 @@ def changes(old: Config, new: Config) -> Changes:
 
     Credentials are compared by ``SignIns.apply``, which alone knows whether a sign-in can be kept.
     """
-    boxes = frozenset(
-        name
-        for name in {*old.mailboxes, *new.mailboxes}
-        if _seen_of(old, name) != _seen_of(new, name)
-    )
+    names = {*old.mailboxes, *new.mailboxes}
+    boxes = frozenset(name for name in names if _seen_of(old, name) != _seen_of(new, name))
+    sending = frozenset(name for name in names if _sent_by(old, name) != _sent_by(new, name))
     at_restart = []
     if old.state.database != new.state.database:
         at_restart.append("state.database")
@@ -79,6 +80,7 @@ def changes(old: Config, new: Config) -> Changes:
         at_restart.append("http")
     return Changes(
         mailboxes=boxes,
+        sending=sending,
         webhooks=_differing(old.webhooks, new.webhooks),
         routes=_differing(old.routes, new.routes),
         apps=_differing(old.apps, new.apps),
@@ -96,7 +98,15 @@ def _seen_of(config: Config, name: str) -> object:
     if mailbox is None:
         return None
     # The password is the sign-in's; what it is must not end a session.
-    return mailbox.model_copy(update={"password": None, "routes": None})
+    return mailbox.model_copy(update={"password": None, "routes": None, "send": None})
+
+
+def _sent_by(config: Config, name: str) -> object:
+    """Return all that a mailbox's sending is built from; ``None`` when it does not send."""
+    box = config.mailboxes.get(name)
+    if box is None or box.send is None:
+        return None
+    return (box.send, box.address, box.account, box.app, box.sign_in, box.fetch.server)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,6 +134,7 @@ class Running:
         for name in self.daemon.config.webhooks:
             await self._start_sink(name)
         for name in self.daemon.config.mailboxes:
+            await self._start_sending(name)
             self._start_mailbox(name)
 
     async def finish(self) -> None:
@@ -146,6 +157,9 @@ class Running:
             await self._stop_sink(name)
             if name in opened:
                 self._deliver(name, *opened[name])
+        for name in sorted(found.sending | remade):
+            await self._stop_sending(name)
+            await self._start_sending(name)
         for name in sorted(found.mailboxes | remade):
             await self._stop_mailbox(name)
             if name in config.mailboxes:
@@ -180,6 +194,9 @@ class Running:
     def _deliver(self, name: str, sink: Any, stack: AsyncExitStack) -> None:
         dispatcher = self.builder.dispatcher(sink, self.daemon.config.webhooks[name])
         self.daemon.dispatchers[name] = dispatcher
+        self._dispatch(name, dispatcher, stack)
+
+    def _dispatch(self, name: str, dispatcher: Dispatcher, stack: AsyncExitStack) -> None:
         stop = asyncio.Event()
         task = self.group.create_task(_keep_dispatching(dispatcher, stop))
         self._delivering[name] = _Delivering(stop=stop, task=task, stack=stack)
@@ -199,7 +216,27 @@ class Running:
             await asyncio.wait({task})
         await one.stack.aclose()
 
-    # --- mailboxes
+    # --- mailboxes that send
+
+    async def _start_sending(self, name: str) -> None:
+        box = self.daemon.config.mailboxes.get(name)
+        if box is None or box.send is None:
+            return
+        sending = self.builder.sending(name)
+        await sending.prepare()
+        stack = AsyncExitStack()
+        stack.push_async_callback(sending.close)
+        self.daemon.sending[name] = sending
+        self.daemon.dispatchers[sending.sink.name] = sending.dispatcher
+        self._dispatch(sending.sink.name, sending.dispatcher, stack)
+
+    async def _stop_sending(self, name: str) -> None:
+        sending = self.daemon.sending.pop(name, None)
+        if sending is not None:
+            await self._stop_sink(sending.sink.name)
+            self.daemon.health.sending.pop(name, None)
+
+    # --- mailboxes that are watched
 
     def _start_mailbox(self, name: str) -> None:
         for intake in self.builder.intakes_of(name):

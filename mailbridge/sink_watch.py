@@ -139,6 +139,7 @@ class SinkWatch:
                 health.dead += 1
                 log.error("delivery.dead", **facts, reason=reason)
             case Held(reason=reason):
+                health.held += 1
                 log.warning("delivery.held", **facts, reason=reason)
             case Dropped(reason=reason):
                 log.warning("delivery.dropped", **facts, reason=reason)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -113,7 +113,8 @@ def status(ctx: typer.Context, *, as_json: AsJson = False) -> None:
     else:
         _print_status(document)
     bad = {"degraded", "not_connected", "parked", "failing", "not running"}
-    states = {row["state"] for row in (*document["mailboxes"], *document["webhooks"])}
+    parts = ("mailboxes", "webhooks", "sending")
+    states = {row["state"] for part in parts for row in document[part]}
     if states & bad:
         raise typer.Exit(1)
 
@@ -177,6 +178,40 @@ def _print_status(document: Mapping[str, Any]) -> None:
     for hook in document["webhooks"]:
         if hook["last_reason"]:
             say(f"  {hook['name']}: since {hook['failing_since']}: {hook['last_reason']}")
+    if document["sending"]:
+        _print_sending(document["sending"])
+
+
+def _print_sending(rows: Sequence[Mapping[str, Any]]) -> None:
+    say()
+    table(
+        [
+            *("sends", "state", "waiting", "in doubt", "held", "failed", "oldest", "last sent"),
+            *("messages left", "recipients left"),
+        ],
+        [
+            [
+                row["name"],
+                row["state"],
+                row["waiting"],
+                row["in_doubt"],
+                row["held"],
+                row["failed"],
+                _ago(row["oldest"]),
+                _ago(row["last_sent"]),
+                row["remaining"]["messages"],
+                row["remaining"]["recipients"],
+            ]
+            for row in rows
+        ],
+        styles=STYLES,
+    )
+    for row in rows:
+        if row["cause"]:
+            code = f" [{row['code']}]" if row["code"] else ""
+            say(f"  {row['name']}: {row['cause']}{code}")
+        if row["fix"]:
+            say(f"    fix: {row['fix']}")
 
 
 def _print_standing(box: Mapping[str, Any]) -> None:

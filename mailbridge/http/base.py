@@ -30,6 +30,8 @@ class Figures:
     held: Mapping[str, int] = field(default_factory=dict)
     #: by mailbox
     gaps: Mapping[str, int] = field(default_factory=dict)
+    #: by mailbox that sends, and by state: outgoing mails that are not over, or failed
+    sends: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 class Operations(Protocol):

@@ -88,6 +88,7 @@ class Metrics(Collector):
         yield _gauge("started_timestamp_seconds", "When the daemon started", self._started())
         yield from self._mailboxes()
         yield from self._webhooks()
+        yield from self._sending()
         yield from self._sign_ins()
         yield from self._http()
         yield _histogram("store_commit_seconds", "Commits", [self._health.commits])
@@ -150,6 +151,39 @@ class Metrics(Collector):
             for webhook, count in counts.items():
                 family.add_metric([webhook], count)
             yield family
+
+    def _sending(self) -> Iterator[Metric]:
+        outcomes = CounterMetricFamily(
+            "mailbridge_submissions",
+            "Attempts to send a mail by what came of them",
+            labels=["mailbox", "outcome"],
+        )
+        up = _labelled_gauge("send_up", "0 while nothing of the mailbox goes out", "mailbox")
+        left = GaugeMetricFamily(
+            "mailbridge_send_budget_remaining",
+            "What may still go out: messages this minute, recipients today",
+            labels=["mailbox", "of"],
+        )
+        for name, one in self._health.sending.items():
+            outcomes.add_metric([name, "sent"], one.sink.delivered)
+            outcomes.add_metric([name, "deferred"], one.sink.deferred)
+            outcomes.add_metric([name, "failed"], one.sink.dead)
+            outcomes.add_metric([name, "held"], one.sink.held)
+            standing = one.standing()
+            up.add_metric([name], one.sink.failing_since is None and not standing.cause)
+            for what, count in (
+                ("messages", standing.messages),
+                ("recipients", standing.recipients),
+            ):
+                if count is not None:
+                    left.add_metric([name, what], count)
+        sends = GaugeMetricFamily(
+            "mailbridge_sends", "Outgoing mails by where they are", labels=["mailbox", "state"]
+        )
+        for name, states in self._figures.sends.items():
+            for state, count in states.items():
+                sends.add_metric([name, state], count)
+        yield from (outcomes, up, left, sends)
 
     def _sign_ins(self) -> Iterator[Metric]:
         tokens = CounterMetricFamily(

@@ -133,6 +133,14 @@ class SmtpSink:
 
     # -- sending ------------------------------------------------------------------------------
 
+    @property
+    def pausing(self) -> Pause | None:
+        """Why nothing goes out now; ``None`` when it may."""
+        pause = self.pause
+        # Where a person has to act nothing is well before a mail has passed.
+        over = pause is None or (pause.until <= self._now() and not pause.person)
+        return None if over else pause
+
     def _paused(self) -> Deferred | None:
         pause = self.pause
         if pause is None or pause.until <= self._now():
@@ -206,14 +214,15 @@ class SmtpSink:
         reason = str(error)
         if isinstance(error, Undecided):
             return Deferred(reason=reason, retry_after=LOOKS[0], exactly=True)
+        if error.code.startswith(("store.", "send.")):
+            # What the store does not let us do says nothing about the server.
+            return Deferred(reason=reason, sink_fault=False)
         if isinstance(error, PermanentError):
             self._pause(error, PARKED)
         elif isinstance(error, Throttled):
             self._pause(error, error.retry_after)
         else:
-            # What the store does not let us do says nothing about the server.
-            ours = error.code.startswith(("store.", "send."))
-            return Deferred(reason=reason, sink_fault=not ours)
+            return Deferred(reason=reason)
         return self._paused() or Deferred(reason=reason)
 
     def _used_up(self, recipients: int) -> Deferred:

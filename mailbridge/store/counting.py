@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from mailbridge.model import DeliveryState
 from mailbridge.store.lookup import in_state
 from mailbridge.store.rows import Counts, FolderCount, SinkCount
+from mailbridge.store.sends_lookup import PREFIX
 from mailbridge.store.standing import read_checkpoint
 from mailbridge.store.tables import (
     checkpoints,
@@ -18,6 +19,7 @@ from mailbridge.store.tables import (
     messages,
     moment,
     moment_or_none,
+    sends,
 )
 
 
@@ -42,6 +44,11 @@ def counts(connection: sa.Connection) -> Counts:
         statement = sa.select(deliveries.c.sink, sa.func.count()).where(in_state(state))
         for sink, count in connection.execute(statement.group_by(deliveries.c.sink)):
             sinks[sink][state.value] = count
+    doubtful = sa.select(sends.c.mailbox, sa.func.count()).where(
+        sa.text("sends.in_doubt_at IS NOT NULL")
+    )
+    for mailbox, count in connection.execute(doubtful.group_by(sends.c.mailbox)):
+        sinks[f"{PREFIX}{mailbox}"]["in_doubt"] = count
     return Counts(
         sinks=tuple(SinkCount(sink=sink, **values) for sink, values in sorted(sinks.items())),
         folders=_folders(connection),
@@ -52,7 +59,9 @@ def counts(connection: sa.Connection) -> Counts:
 def _backlogs(connection: sa.Connection) -> dict[str, int]:
     backlogs: dict[str, int] = defaultdict(int)
     for state in (DeliveryState.QUEUED, DeliveryState.CLAIMED, DeliveryState.HELD):
-        statement = sa.select(deliveries.c.mailbox, sa.func.count()).where(in_state(state))
+        statement = sa.select(deliveries.c.mailbox, sa.func.count()).where(
+            in_state(state), deliveries.c.send.is_(None)
+        )
         for mailbox, count in connection.execute(statement.group_by(deliveries.c.mailbox)):
             backlogs[mailbox] += count
     return dict(backlogs)
