@@ -23,7 +23,14 @@ _CLIENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _LISTEN_FIX = "write HOST:PORT, like 127.0.0.1:8025 or [::1]:8025, or off."
 
 
-def _listen(value: Any) -> str:
+#: a place to listen at, or none
+PLACE_SCHEMA = {
+    "anyOf": [{"enum": ["off", False]}, {"type": "string", "pattern": "^.+:[0-9]{1,5}$"}]
+}
+
+
+def listening_place(value: Any) -> str:
+    """Return HOST:PORT as it was written, or ``off``."""
     if value is False or value == "off":
         return "off"
     if value is None:
@@ -98,10 +105,8 @@ class Http(Section):
 
     listen: Annotated[
         str,
-        BeforeValidator(_listen),
-        WithJsonSchema(
-            {"anyOf": [{"enum": ["off", False]}, {"type": "string", "pattern": "^.+:[0-9]{1,5}$"}]}
-        ),
+        BeforeValidator(listening_place),
+        WithJsonSchema(PLACE_SCHEMA),
     ] = Field("off", description="HOST:PORT, or off; port 0 is any free one, which the log names")
     api_tokens: Annotated[
         Mapping[str, Annotated[Secret, AfterValidator(_token)]], BeforeValidator(_clients)

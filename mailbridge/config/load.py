@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -12,13 +12,14 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from mailbridge.config import document as document_
-from mailbridge.config import route_rules, rules
+from mailbridge.config import relay_rules, route_rules, rules
 from mailbridge.config.clouds import CLOUDS
 from mailbridge.config.explain import explain, unknown
 from mailbridge.config.http import Http, check_http
 from mailbridge.config.mailboxes import Mailbox
 from mailbridge.config.models import App, Config, State
 from mailbridge.config.problems import Map, Problems
+from mailbridge.config.relay import Relay
 from mailbridge.config.routes import Route
 from mailbridge.config.secrets import Reading, Secret
 from mailbridge.config.sections import Section
@@ -150,6 +151,7 @@ class _Loader:
         mailboxes = self._entries(Mailbox, "mailboxes")
         webhooks = self._entries(Webhook, "webhooks")
         routes = self._entries(Route, "routes") if self._document.get("routes") else {}
+        relay = self._section(Relay, "relay") if "relay" in self._document else None
         rules.check_apps(apps, self._mentioned(), now(), self._problems)
         rules.check_references(self._document, apps, self._problems)
         rules.check_mailboxes(mailboxes, self._problems)
@@ -159,7 +161,10 @@ class _Loader:
         rules.check_webhooks(webhooks, self._problems)
         route_rules.check_names(self._document, self._problems)
         route_rules.check_routes(routes, webhooks, self._problems)
-        route_rules.check_use(routes, mailboxes, webhooks, self._problems)
+        brought = relay_rules.named_routes(relay)
+        route_rules.check_use(routes, mailboxes, webhooks, self._problems, brought=brought)
+        if relay is not None:
+            relay_rules.check_relay(relay, mailboxes, routes, self._problems)
         if http is not None:
             check_http(http, self._problems)
             rules.check_links(webhooks, self._problems, serves=http.listen != "off", keyed=has_key)
@@ -169,16 +174,18 @@ class _Loader:
             place = Secret(default_database(self._environ))
             state = state.model_copy(update={"database": place})
         around = Surroundings(self._environ, self._problems)
+        named = {} if relay is None else relay.named
         complete = Config(
             state=state,
             http=http,
             apps={name: around.app(app) for name, app in apps.items()},
             mailboxes={
-                name: around.mailbox(_complete(box, apps[box.app]))
+                name: around.mailbox(_complete(box, apps[box.app], named.get(name, ())))
                 for name, box in mailboxes.items()
             },
             webhooks={name: around.webhook(hook) for name, hook in webhooks.items()},
             routes=routes,
+            relay=relay,
         )
         return None if self._problems.errors else complete
 
@@ -224,8 +231,11 @@ class _Loader:
             return None
 
 
-def _complete(mailbox: Mailbox, app: App) -> Mailbox:
-    """Fill in the servers of the app's cloud and the ports that go with TLS, and who may send."""
+def _complete(mailbox: Mailbox, app: App, named: Sequence[str]) -> Mailbox:
+    """Fill in the servers of the app's cloud and the ports that go with TLS, and who may send.
+
+    ``named`` are senders that the relay lets the mailbox send as.
+    """
     cloud = CLOUDS[app.cloud]
     server = mailbox.fetch.server
     server = server.model_copy(
@@ -241,6 +251,6 @@ def _complete(mailbox: Mailbox, app: App) -> Mailbox:
         way = way.model_copy(
             update={"host": way.host or cloud.smtp, "port": way.port or _PORTS["smtp", way.tls]}
         )
-        allowed = send.send_as or (mailbox.address,)
+        allowed = tuple(dict.fromkeys((*(send.send_as or (mailbox.address,)), *named)))
         send = send.model_copy(update={"server": way, "send_as": allowed})
     return mailbox.model_copy(update={"fetch": fetch, "send": send})

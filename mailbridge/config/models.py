@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -18,6 +18,7 @@ from mailbridge.config.credentials import Credential
 from mailbridge.config.http import Http
 from mailbridge.config.mailboxes import Mailbox
 from mailbridge.config.proxies import ProxySetting
+from mailbridge.config.relay import Relay
 from mailbridge.config.routes import Route
 from mailbridge.config.secrets import (
     SECRETS_SCHEMA,
@@ -149,7 +150,6 @@ def _named(what: str, least: int = 1) -> dict[str, Any]:
 class Config(Section):
     """The whole file."""
 
-    coming: ClassVar[frozenset[str]] = frozenset({"relay"})
     state: State = Field(default_factory=State, description="the database")
     http: Http = Field(default_factory=Http, description="health, metrics and the API")
     apps: Mapping[str, App] = Field(
@@ -167,3 +167,4 @@ class Config(Section):
         description="which mails go where, by name; used by the mailboxes that name them",
         json_schema_extra=_named("Routes", least=0),
     )
+    relay: Relay | None = Field(None, description="a local SMTP listener; default: none")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mailbridge.config.mailboxes import Mailbox
@@ -55,9 +55,15 @@ def check_use(
     mailboxes: Mapping[str, Mailbox],
     webhooks: Mapping[str, Webhook],
     problems: Problems,
+    *,
+    brought: Iterable[str] = (),
 ) -> None:
-    """Warn of routes that nobody uses or reaches, and of webhooks that no mail gets to."""
+    """Warn of routes that nobody uses or reaches, and of webhooks that no mail gets to.
+
+    ``brought`` are the routes that the relay uses.
+    """
     used = {name for mailbox in mailboxes.values() for name in mailbox.routes or ()}
+    used.update(brought)
     for name in routes:
         if name not in used:
             fix = "name it in the `routes` of a mailbox, or remove it."

@@ -1,4 +1,4 @@
-"""The sockets of ``http.listen``, taken before anything else begins."""
+"""The sockets of ``http.listen`` and ``relay.listen``, taken before anything else begins."""
 
 from __future__ import annotations
 
@@ -26,15 +26,23 @@ def listen(http: Http) -> list[socket.socket]:
     """
     if http.listen == "off":
         return []
+    return listen_at(http.host, http.port, key="http.listen")
+
+
+def listen_at(host: str, port: int, *, key: str) -> list[socket.socket]:
+    """Return the same for any place; ``key`` names it in the configuration.
+
+    Port 0 is any free one, the same for each address. Raises ``ConfigError``.
+    """
     sockets: list[socket.socket] = []
     try:
-        for family, address in _addresses(http):
-            port = address[1] or (sockets[0].getsockname()[1] if sockets else 0)
-            sockets.append(_bound(family, (address[0], port, *address[2:])))
+        for family, address in _addresses(host, port):
+            same = address[1] or (sockets[0].getsockname()[1] if sockets else 0)
+            sockets.append(_bound(family, (address[0], same, *address[2:])))
     except OSError as error:
         for one in sockets:
             one.close()
-        raise _refused(http, error) from error
+        raise _refused(host, port, key, error) from error
     return sockets
 
 
@@ -46,10 +54,8 @@ def url_of(http: Http, sockets: list[socket.socket]) -> str:
     return f"http://{host}:{sockets[0].getsockname()[1]}"
 
 
-def _addresses(http: Http) -> list[tuple[int, tuple[Any, ...]]]:
-    found = socket.getaddrinfo(
-        http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+def _addresses(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
@@ -70,14 +76,13 @@ def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
     return one
 
 
-def _refused(http: Http, error: OSError) -> ConfigError:
+def _refused(host: str, port: int, key: str, error: OSError) -> ConfigError:
     if isinstance(error, socket.gaierror):
-        reason, fix = "this host has no address here", "write an address, like 127.0.0.1:8025."
+        reason, fix = "this host has no address here", "write an address, like 127.0.0.1."
     else:
         reason = os.strerror(error.errno) if error.errno else str(error)
         fix = _FIXES.get(error.errno or 0, "write another HOST:PORT, or off.")
-    message = f"cannot listen at {http.listen}: {reason}."
-    problem = Problem(
-        file="the configuration", line=None, path="http.listen", message=message, fix=fix
-    )
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    message = f"cannot listen at {shown}: {reason}."
+    problem = Problem(file="the configuration", line=None, path=key, message=message, fix=fix)
     return ConfigError([problem])

@@ -1,0 +1,1 @@
+"""A local SMTP listener: mail to be sent through a mailbox, and mail to be delivered by routes."""
