@@ -321,8 +321,8 @@ Via = Literal["api", "cli", "sendmail", "relay"]
 class Outgoing:
     """A mail that a client hands over to be sent. Message-ID, Date and bytes are final.
 
-    ``id`` is ``out_`` and 26 base32 characters by chance. ``sender`` is the envelope's, which is
-    also the From that was checked against ``send_as``. ``client`` and ``key`` are of an
+    ``id`` is ``out_`` and 26 base32 characters by chance. ``sender`` is the envelope's: the
+    mailbox's own address, whoever of ``send_as`` stands in From. ``client`` and ``key`` are of an
     Idempotency-Key: the same pair gives the same mail again, or a conflict when ``digest`` (of
     what the client said, before Message-ID and Date were added) is another. Without a key a mail
     is always a new one.

@@ -90,7 +90,7 @@ class Outbox:
     async def status(self, name: str) -> dict[str, Any] | None:
         """Return what became of a mail by its id, as a document; ``None`` when there is none."""
         row = await self._store.status(name)
-        return None if row is None else _document(row)
+        return None if row is None else status_of(row)
 
     async def _made(self, make: Callable[..., T], given: object, *, size: int) -> T:
         if size < _LARGE:
@@ -206,7 +206,8 @@ def state_of(row: SendRow) -> State:
     return "failed"
 
 
-def _document(row: SendRow) -> dict[str, Any]:
+def status_of(row: SendRow) -> dict[str, Any]:
+    """Return what became of a mail as a document: JSON all through."""
     return {
         "id": row.id,
         "message_id": f"<{row.message_id}>",
@@ -214,9 +215,9 @@ def _document(row: SendRow) -> dict[str, Any]:
         "state": state_of(row),
         "reason": row.reason,
         "via": row.via,
-        "accepted_at": row.accepted_at,
-        "ended_at": row.ended_at,
-        "next_attempt_at": row.due_at,
+        "accepted_at": _text(row.accepted_at),
+        "ended_at": _text(row.ended_at),
+        "next_attempt_at": _text(row.due_at),
         "attempts": row.attempts,
         "reply": row.reply,
         "size": row.size,
@@ -225,6 +226,11 @@ def _document(row: SendRow) -> dict[str, Any]:
             for one in row.recipients
         ],
         "bounces": [
-            {"recipient": one.recipient, "at": one.at, "report": one.report} for one in row.bounces
+            {"recipient": one.recipient, "at": _text(one.at), "report": one.report}
+            for one in row.bounces
         ],
     }
+
+
+def _text(moment: datetime | None) -> str | None:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mailbridge.cli import change, daemon, data, mail_log, offline, people, probe
+from mailbridge.cli import change, daemon, data, mail_log, offline, people, probe, sending
 from mailbridge.cli.output import complain, tell
 from mailbridge.errors import MailbridgeError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mailbridge.config import Config
 
 #: each has ``register(app)``; heavy imports stay inside of their commands
-MODULES = (daemon, offline, probe, people, data, mail_log, change)
+MODULES = (daemon, offline, probe, people, data, mail_log, change, sending)
 
 
 class LogFormat(StrEnum):
@@ -160,7 +160,7 @@ for module in MODULES:
 def main() -> None:
     """Run the command line; an unexpected error is reported without secrets, with exit code 1."""
     try:
-        app()
+        app(args=sending.arguments(sys.argv))
     except Exception as exc:  # noqa: BLE001 - the last stop: a traceback must not show a secret
         from mailbridge.log import format_exception
 

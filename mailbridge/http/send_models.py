@@ -157,7 +157,7 @@ class SentTo(Row):
     """What became of a mail for one recipient."""
 
     address: str
-    state: Literal["open", "taken", "refused"]
+    state: Literal["open", "doubt", "taken", "refused"]
     code: str
     reply: str = Field(description="the server's word")
 

@@ -17,6 +17,7 @@ from mailbridge.build import Daemon
 from mailbridge.config import Config, Http, load
 from mailbridge.health import FolderHealth, Health, SinkHealth
 from mailbridge.http.listening import listen
+from mailbridge.http.sending import BODY_LIMITS, send_routes
 from mailbridge.http.server import HttpServer, http_server
 from mailbridge.operate import Operator
 from mailbridge.sign_ins import SignIns
@@ -33,7 +34,10 @@ apps:
     client_id: 66666666-7777-8888-9999-000000000000
     credential: {client_secret: {env: APP_SECRET}, expires: 2028-11-20}
 mailboxes:
-  alarm: {address: alarm@feuerwehr.example, app: main}
+  alarm:
+    address: alarm@feuerwehr.example
+    app: main
+    send: {send_as: [alarm@feuerwehr.example, info@feuerwehr.example]}
 webhooks:
   erp: {url: "https://erp.example/hook"}
 """
@@ -59,7 +63,7 @@ class Api:
 
     def __init__(self, port: int, daemon: Daemon, answers: Answers, server: HttpServer) -> None:
         self.port, self.answers, self.server = port, answers, server
-        self.store, self.health = daemon.store, daemon.health
+        self.daemon, self.store, self.health = daemon, daemon.store, daemon.health
         self.url = f"http://127.0.0.1:{port}"
         self.stop = asyncio.Event()
         self.session = aiohttp.ClientSession(self.url, trust_env=False)
@@ -124,8 +128,8 @@ async def running_api(
         sockets=sockets,
         operations=answers,
         health=health,
-        routers=routers,
-        body_limits=body_limits,
+        routers=[send_routes(operator.outbox), *routers],
+        body_limits={**BODY_LIMITS, **(body_limits or {})},
     )
     api = Api(port, daemon, answers, server)
     running = asyncio.create_task(server.run(api.stop))
