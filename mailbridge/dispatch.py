@@ -92,7 +92,6 @@ class Dispatcher:
         self._sink = sink
         self._store = store
         self._policy = policy
-        self._listeners = listeners
         self._run_blocking = run_blocking
         self._now = now
         self._rng = rng
