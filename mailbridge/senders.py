@@ -26,8 +26,14 @@ class Senders:
 
     def choose(self, written: Written, wanted: str, where: str, faults: list[Fault]) -> Chosen:
         """Choose by an address, or the name of a mailbox; ``wanted`` is a mailbox, or empty."""
+        if wanted and not self._sends(wanted, "mailbox", faults):
+            return None
         if "@" not in written.address:
             if not self._sends(written.address, where, faults):
+                return None
+            if wanted not in {"", written.address}:
+                detail = "this is another mailbox than `mailbox` names"
+                faults.append(Fault(where=where, detail=detail))
                 return None
             found = read(Written(self._usual(written.address), written.name), where, faults)
             return (written.address, found[0]) if found else None
@@ -64,6 +70,8 @@ class Senders:
             wanted = by_said[0] if by_said else ""
             if local and wanted not in self._able(author.address):
                 wanted = ""
+        if wanted and not self._sends(wanted, "from", faults):
+            return None
         name = self._sending_as(author.address, wanted, _FROM, faults)
         return None if name is None else (name, author)
 
@@ -83,8 +91,6 @@ class Senders:
         return False
 
     def _sending_as(self, address: str, wanted: str, where: str, faults: list[Fault]) -> str | None:
-        if wanted and not self._sends(wanted, where, faults):
-            return None
         able = [name for name in self._able(address) if wanted in {"", name}]
         own = [name for name in able if same(self._boxes[name].address, address)]
         if len(able) == 1 or len(own) == 1:

@@ -7,6 +7,7 @@ who may open it may also read the database. Answers are JSON; an error is
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -130,7 +131,7 @@ async def ask(
     ) as session:
         try:
             async with session.post(
-                f"http://daemon/{name}", data=orjson.dumps(content)
+                f"http://daemon/{name}", data=io.BytesIO(orjson.dumps(content))
             ) as response:
                 answer: dict[str, Any] = orjson.loads(await response.read())
                 status = response.status
