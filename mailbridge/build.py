@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from mailbridge import __version__
+from mailbridge.bounce_notes import BounceNotes
 from mailbridge.config import Config, Mailbox, Webhook
 from mailbridge.dispatch import Dispatcher
 from mailbridge.forms import build_format, hidden, links_of
@@ -214,7 +215,16 @@ class Builder:
 
     def routing_of(self, name: str) -> Routing:
         """Return where the mails of a mailbox go."""
-        return build_routing(self._config, name, run=self._run, listeners_for=self.listeners_for)
+        routing = build_routing(self._config, name, run=self._run, listeners_for=self.listeners_for)
+        if all(box.send is None for box in self._config.mailboxes.values()):
+            return routing
+        notes = BounceNotes(
+            store=self._daemon.store.sends,
+            listeners=self.listeners_for,
+            run=self._run,
+            now=utc_now,
+        )
+        return replace(routing, heed=notes.heed)
 
     def _slots_of(self, name: str, mailbox: Mailbox) -> MailboxSlots:
         """Return the connections that the folders of a mailbox share."""

@@ -124,6 +124,9 @@ def decide(  # noqa: PLR0913 - everything that a pure decision depends on has to
     else:
         # Deferred, and whatever else an adapter may come to return: unknown is temporary.
         retry_after = outcome.retry_after
+        if outcome.pauses:
+            # It is the sink that waits: the message keeps its place, for the moment that is over.
+            return Retry(due_at=now)
         if (outcome.unasked or outcome.exactly) and retry_after is not None:
             return Retry(due_at=now + timedelta(seconds=retry_after))
     deadline = first_due_at + timedelta(seconds=policy.budget)

@@ -7,7 +7,7 @@ every webhook that its mailbox's routes name, and the rest of the batch goes on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -38,10 +38,14 @@ class Routing:
     listeners: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _NONE)
     run: Callable[..., Any]
     now: Callable[[], datetime]
+    #: is shown the mails before they are accepted
+    heed: Callable[[Sequence[RawMessage]], Awaitable[None]] | None = None
 
     async def ruled(self, batch: Batch) -> Batch:
         """Return the batch with what the routes say of each of its messages."""
         rulings: Mapping[str, Ruling] = _NONE
+        if self.heed is not None:
+            await self.heed(batch.messages)
         if self.router is not None and batch.messages:
             rulings = await self.run(_rule, self.router, batch.messages, self.now())
         return replace(batch, rulings=rulings, fallbacks=self.fallbacks, listeners=self.listeners)
