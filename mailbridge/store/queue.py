@@ -108,7 +108,7 @@ def drop(connection: sa.Connection, ids: Sequence[str], now: int) -> int:
         ).scalars()
         dropped = list(found)
         end(connection, dropped, "dropped by a person", now)
-        sends_again.dropped(connection, dropped)
+        sends_again.dropped(connection, dropped, now)
         done += len(dropped)
     return done
 

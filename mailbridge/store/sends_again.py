@@ -37,6 +37,17 @@ _UNSURE: Final = (
     )
     .values(last_reason="dropped by a person; the server may have taken it before")
 )
+_OVER: Final = (
+    sends.update()
+    .where(
+        sends.c.pk.in_(
+            sa.select(deliveries.c.send).where(
+                among(deliveries.c.pk), sa.text("deliveries.send IS NOT NULL")
+            )
+        )
+    )
+    .values(in_doubt_at=None, ended_at=sa.bindparam("at", type_=sa.BigInteger))
+)
 
 
 def reopen(connection: sa.Connection, numbers: Sequence[int], name: str) -> None:
@@ -57,7 +68,8 @@ def reopen(connection: sa.Connection, numbers: Sequence[int], name: str) -> None
     connection.execute(_REFUSED, {"ids": list(numbers)})
 
 
-def dropped(connection: sa.Connection, ids: Sequence[int]) -> None:
-    """Say of mails among these deliveries that were in doubt that they may have gone out."""
+def dropped(connection: sa.Connection, ids: Sequence[int], now: int) -> None:
+    """End the mails among these deliveries; of one that was in doubt it is said."""
     if ids:
         connection.execute(_UNSURE, {"ids": list(ids)})
+        connection.execute(_OVER, {"ids": list(ids), "at": now})

@@ -34,7 +34,7 @@ _RECIPIENTS: Final = (
     .where(among(recipients.c.send))
     .order_by(recipients.c.send, recipients.c.number)
 )
-_CLAIMED: Final = (
+CLAIMED: Final = (
     sa.select(sends, send_raw.c.bytes)
     .join_from(sends, send_raw, sends.c.pk == send_raw.c.send)
     .where(among(sends.c.pk))
@@ -75,7 +75,7 @@ def claimed(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, Stor
     """Return the mails with these numbers, with their bytes, as those who send get them."""
     if not numbers:
         return {}
-    rows = connection.execute(_CLAIMED, {"ids": list(numbers)}).all()
+    rows = connection.execute(CLAIMED, {"ids": list(numbers)}).all()
     those = recipients_of(connection, [row.pk for row in rows])
     return {
         row.pk: StoredSend(

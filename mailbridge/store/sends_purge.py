@@ -43,7 +43,7 @@ _OVER: Final = sa.select(
     deliveries.c.pk, deliveries.c.send, deliveries.c.state, deliveries.c.resolved_at
 ).where(among(deliveries.c.send))
 _NUMBERS: Final = sa.select(deliveries.c.pk).where(among(deliveries.c.send))
-_OLD_KEYS: Final = (
+OLD_KEYS: Final = (
     sa.select(idempotency.c.client, idempotency.c.key)
     .where(idempotency.c.at < sa.bindparam("before", type_=sa.BigInteger))
     .order_by(idempotency.c.at)
@@ -100,7 +100,7 @@ def forget(connection: sa.Connection, numbers: list[int]) -> None:
 
 def forget_keys(connection: sa.Connection, now: int, limit: int) -> int:
     """Remove the oldest keys that no request is repeated under any more; returns how many."""
-    old = connection.execute(_OLD_KEYS, {"before": now - KEYS, "most": limit}).all()
+    old = connection.execute(OLD_KEYS, {"before": now - KEYS, "most": limit}).all()
     if old:
         connection.execute(
             idempotency.delete().where(

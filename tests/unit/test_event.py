@@ -226,6 +226,13 @@ def test_delivery_of_nothing_is_a_bug() -> None:
 
 
 STAMP = "2026-11-21T10:15:30.123Z"
+SENT = {
+    "send": "out_" + "A" * 26,
+    "message_id": "<a@b>",
+    "from": "a@b.example",
+    "recipients": [{"address": "c@d.example", "state": "taken", "code": "", "reply": "250 OK"}],
+    "attempts": 1,
+}
 ID = derived_id("mail", ["x"])
 PLACE = {"folder": "INBOX", "source": {"protocol": "imap", "uidvalidity": 1, "uid": 2}}
 NOTICES: dict[str, dict[str, Any]] = {
@@ -275,9 +282,9 @@ NOTICES: dict[str, dict[str, Any]] = {
         "days_left": 14,
         "fix": "Create a new one.",
     },
-    "send.sent": {"message_id": "<a@b>", "to": ["c@d.example"], "attempts": 1, "sent_at": STAMP},
-    "send.failed": {"message_id": "<a@b>", "reason": "550 no such user"},
-    "send.held": {"message_id": "<a@b>", "reason": "lost after the final dot"},
+    "send.sent": SENT | {"reply": "250 2.0.0 OK", "sent_at": STAMP},
+    "send.failed": SENT | {"reason": "550 no such user", "code": "smtp.no_such_user"},
+    "send.held": SENT | {"reason": "lost after the final dot", "code": "send.in_doubt"},
     "test.ping": {"webhook": "erp", "message": "This is a test of mailbridge."},
 }
 
