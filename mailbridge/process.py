@@ -41,6 +41,8 @@ log = structlog.get_logger()
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
+#: seconds for which a thread computes before another one may
+_TURN: Final = 0.0005
 #: bytes from which on a buffer is mapped by itself, and so given back as soon as it is free
 _LARGE: Final = 128 * 1024
 
@@ -77,6 +79,16 @@ def collect_seldom() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     gc.enable()
+
+
+def take_short_turns() -> None:
+    """Let threads wait less for Python's lock while another one computes.
+
+    A transaction gives the lock back at every statement, and waits for it after each: beside a
+    thread that renders a backlog, for 5 ms each time. With shorter turns an alarm passes a
+    backlog in half the time, and the backlog itself is no slower.
+    """
+    sys.setswitchinterval(_TURN)
 
 
 def open_many_files() -> None:

@@ -52,10 +52,12 @@ def run(ctx: typer.Context) -> None:
         open_many_files,
         spare_memory,
         start_without_garbage,
+        take_short_turns,
     )
 
     start_without_garbage()
     spare_memory()
+    take_short_turns()
     open_many_files()
     config = load_config(ctx, LogLevel.INFO)
 
