@@ -108,6 +108,16 @@ async def test_a_retry_by_hand_goes_where_its_number_puts_it(store: Store) -> No
     assert places(await heads(store)) == [("a", 3)]
 
 
+async def test_what_died_before_the_order_was_asked_for_is_in_order_too(store: Store) -> None:
+    """A dead letter of before is retried in its place, and not passed over for ever."""
+    await arrive(store, "a", 1, 2)
+    first, second = await claim(store)
+    await store.resolve([dead(first), dead(second)])
+    await store.outages.keep_order("erp", strict=True)
+    assert await store.requeue(all_dead=True) == 2
+    assert places(await heads(store)) == [("a", 1)]
+
+
 async def test_replays_and_events_keep_the_order_too(store: Store) -> None:
     """Whatever is queued for the sink stands in line behind what is there."""
     await store.outages.keep_order("erp", strict=True)

@@ -12,7 +12,17 @@ import pytest
 
 from mailbridge.dispatch import Dispatcher
 from mailbridge.health import SinkHealth
-from mailbridge.model import Batch, Deferred, Delivered, Delivery, Outcome, Rejected, Rendered
+from mailbridge.model import (
+    Batch,
+    Deferred,
+    Delivered,
+    Delivery,
+    Outcome,
+    Rejected,
+    Rendered,
+    Resolution,
+    Retry,
+)
 from mailbridge.retry import POLICIES, ProfileName
 from mailbridge.store.store import Store
 from tests.conftest import Clock
@@ -230,6 +240,20 @@ async def test_a_restart_finds_what_waits_for_hours(store: Store, clock: Clock) 
     assert again.sink.got[0] == fresh[0]
 
 
+async def test_a_crash_after_the_outage_leaves_nobody_waiting(store: Store, clock: Clock) -> None:
+    """Where a crash came before all was made due, the next daemon's first answer does it."""
+    await fill(store, 3)
+    for one in await store.claim("hook", limit=9, max_bytes=1 << 20, lease=60.0):
+        due = Retry(due_at=clock() + timedelta(hours=8))
+        await store.resolve(
+            [Resolution(delivery=one, outcome=DOWN, decision=due, started_at=clock(), seconds=0.1)]
+        )
+    await fill(store, 1, first=50)
+    rig = Rig(store, clock, Sink(OK))
+    async with Running(rig.dispatcher()):
+        await until(lambda: rig.health.delivered == 4)
+
+
 async def test_a_failing_sink_is_told_to_the_others_once(store: Store, clock: Clock) -> None:
     """One event when it begins, one when it is over, and none of them to the sink itself."""
     await fill(store, 20)
@@ -256,20 +280,26 @@ async def test_a_failing_sink_is_told_to_the_others_once(store: Store, clock: Cl
     assert recovered.body["attempts"] >= failing.body["attempts"] >= 5
 
 
-async def test_the_end_is_told_also_after_a_restart(store: Store, clock: Clock) -> None:
+@pytest.mark.parametrize("back", [True, False], ids=["back before", "still away"])
+async def test_the_end_is_told_also_after_a_restart(
+    store: Store,
+    clock: Clock,
+    back: bool,  # noqa: FBT001 - parametrised
+) -> None:
     """A daemon that was restarted within the outage tells its end, and not its beginning again."""
     await fill(store, 12)
     rig = Rig(store, clock, Sink(DOWN, concurrency=1))
     async with Running(rig.dispatcher()):
         await until(lambda: len(rig.sink.got) >= 5)
         await rig.settled()
-    again = Rig(store, clock, Sink(DOWN, concurrency=1))
+    again = Rig(store, clock, Sink(OK if back else DOWN, concurrency=1))
     async with Running(again.dispatcher()):
-        await until(lambda: len(again.sink.got) >= 5)
-        await again.settled()
-        assert again.health.failing_since is not None
-        again.sink.answer = OK
-        again.advance(61)
+        if not back:
+            await until(lambda: len(again.sink.got) >= 5)
+            await again.settled()
+            assert again.health.failing_since is not None
+            again.sink.answer = OK
+            again.advance(61)
         await until(lambda: again.health.delivered == 12)
         await again.settled()
 
