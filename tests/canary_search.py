@@ -20,6 +20,8 @@ from urllib.parse import quote
 SHORTEST: Final = 12
 #: bytes of one file that are searched
 LARGEST: Final = 64 * 1024 * 1024
+#: bytes of what was said that are kept in memory
+KEPT: Final = 8 * 1024 * 1024
 #: what is no file of ours to read, or holds nothing: zeros that keep room, sockets, locks
 _SKIPPED: Final = frozenset({".reserve", ".sock", ".lock", ".db-shm"})
 
@@ -49,6 +51,7 @@ class Canaries:
         #: files as the tests themselves have written them
         self._own: dict[str, bytes] = {}
         self._texts: list[tuple[str, bytes]] = []
+        self._kept = 0
 
     def register(self, kind: str, value: str) -> None:
         """Look for this value from now on, in plain and in its usual encodings."""
@@ -64,13 +67,16 @@ class Canaries:
             self._own[str(path.absolute())] = _digest(path.read_bytes())
 
     def heard(self, place: str, said: bytes) -> None:
-        """Keep what a process has said, until all is searched."""
+        """Keep what a process has said, until it is searched together with more."""
         if said:
             self._texts.append((place, said))
+            self._kept += len(said)
+        if self._kept > KEPT:
+            self.search_heard()
 
     def search_heard(self) -> None:
         """Search what was kept so far."""
-        texts, self._texts = self._texts, []
+        texts, self._texts, self._kept = self._texts, [], 0
         for place, said in texts:
             self.search(place, said)
 
