@@ -10,10 +10,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, WithJsonSchema
 
 from mailbridge.config.http import PLACE_SCHEMA, listening_place
-from mailbridge.config.problems import fault
+from mailbridge.config.problems import fault, fault_at
 from mailbridge.config.secrets import Secret, one_or_more
 from mailbridge.config.sections import Section, file_default
-from mailbridge.config.values import Address, Certificates, PrivateKey, Size, is_domain
+from mailbridge.config.values import Certificates, PrivateKey, Size, is_domain
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -25,6 +25,7 @@ LOOPBACK: tuple[Network, ...] = (
     ipaddress.ip_network("127.0.0.0/8"),
     ipaddress.ip_network("::1/128"),
 )
+_LOCAL = re.compile(r"[^\s@<>()\[\]\\,;:\"*\x00-\x1f\x7f]{1,64}")
 _USER = re.compile(r"[^\s:\x00-\x1f\x7f]{1,64}")
 _MAP_FIX = 'write it as `senders: {"scanner@feuerwehr.example": alarm}`.'
 _INBOUND_FIX = "write it as `inbound: {alarm@in.feuerwehr.example: [alarm]}`."
@@ -50,20 +51,26 @@ def _networks(value: Any) -> Any:
     return value
 
 
+def _split(text: str) -> tuple[str, str]:
+    """Return local part and domain of an address, two empty texts if it is none."""
+    local, _, domain = text.rpartition("@")
+    fits = local == "*" or _LOCAL.fullmatch(local)
+    return (local, domain) if fits and is_domain(domain) else ("", "")
+
+
 def _senders(value: Any) -> Any:
     if not isinstance(value, dict):
         raise fault("this is not a map from senders to mailboxes", _MAP_FIX)
     seen: set[str] = set()
     for sender, mailbox in value.items():
-        local, _, domain = str(sender).rpartition("@")
-        if not local or not is_domain(domain) or ("*" in local and local != "*"):
+        if not _split(str(sender))[0]:
             fix = "write an address, or *@ and a domain for all of its addresses."
-            raise fault("a sender is neither an address nor *@domain", fix)
+            raise fault_at("this is neither an address nor *@domain", fix, str(sender))
         if sender.lower() in seen:
-            raise fault("a sender is there twice", "keep one of them.")
+            raise fault_at("this sender is there twice", "keep one of them.", sender)
         seen.add(sender.lower())
         if not isinstance(mailbox, str):
-            raise fault("a sender has no mailbox to send through", _MAP_FIX)
+            raise fault_at("this sender has no mailbox to send through", _MAP_FIX, sender)
     return value
 
 
@@ -72,12 +79,14 @@ def _inbound(value: Any) -> Any:
         raise fault("this is not a map from addresses to routes", _INBOUND_FIX)
     seen: set[str] = set()
     for address, routes in value.items():
+        if _split(str(address))[0] in ("", "*"):
+            raise fault_at("this is not a mail address", _INBOUND_FIX, str(address))
         if str(address).lower() in seen:
-            raise fault("an address is there twice", "keep one of them.")
+            raise fault_at("this address is there twice", "keep one of them.", address)
         seen.add(str(address).lower())
         names = one_or_more(routes)
         if not names or not all(isinstance(name, str) for name in names):
-            raise fault("an address has no list of routes", _INBOUND_FIX)
+            raise fault_at("this address has no list of routes", _INBOUND_FIX, address)
     return value
 
 
@@ -144,7 +153,7 @@ class Relay(Section):
     )
     accept: Accept = Field(default_factory=Accept, description="who may use it")
     inbound: Annotated[
-        Mapping[Address, Annotated[tuple[str, ...], BeforeValidator(one_or_more)]],
+        Mapping[str, Annotated[tuple[str, ...], BeforeValidator(one_or_more)]],
         BeforeValidator(_inbound),
     ] = Field(
         default_factory=dict,

@@ -96,9 +96,8 @@ def digest(address: str, content: bytes) -> str:
 
 def tells_itself_apart(content: bytes) -> bool:
     """Tell whether no other mail has this content: by a server's trace, or an id and a date."""
-    head = content[:_SCANNED]
-    end = head.find(b"\r\n\r\n")
-    found = {match[1].lower() for match in _TELLING.finditer(head if end < 0 else head[:end])}
+    head = (b"\n" + content[:_SCANNED].replace(b"\r\n", b"\n")).partition(b"\n\n")[0]
+    found = {match[1].lower() for match in _TELLING.finditer(head)}
     return b"received" in found or {b"message-id", b"date"} <= found
 
 

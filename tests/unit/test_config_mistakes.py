@@ -130,10 +130,7 @@ MISTAKES = [
         "not known",
         "to the left margin",
     ),
-    # later versions
-    m("http:\n", "relay: {}\nhttp:\n", "relay", "not in this version yet", "until you update"),
     m("http:\n", "routes: [a]\nhttp:\n", "routes", "not a map", "routes: {alarm: "),
-    m("http:\n", "relay: {}\nhttp:\n", "relay", "not in this version yet", "until you update"),
     m("listen: off", "listen: on", "http.listen", "a host and a port", "127.0.0.1:8025"),
     m("listen: off", "listen: 8025", "http.listen", "a host and a port", "HOST:PORT"),
     m("listen: off", "listen: localhost", "http.listen", "a host and a port", "HOST:PORT"),
