@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self, cast
 
+import aiohappyeyeballs
 from aiosmtplib.esmtp import parse_esmtp_extensions
 from aiosmtplib.protocol import SMTPProtocol
 
@@ -166,7 +168,7 @@ class Wire:
         server, seconds = self._server, self._patience.connect
         proxy = server.proxy
         if proxy is None or await asyncio.to_thread(goes_around, proxy, server.host, server.port):
-            return {"host": server.host, "port": server.port, "happy_eyeballs_delay": 0.25}
+            return {"sock": await _reach(server.host, server.port, seconds)}
         host = server.host
         if not proxy.resolves and not is_ip(host.rstrip(".")):
             host = (await _look_up(host, server.port))[0]
@@ -341,6 +343,14 @@ class Wire:
 
 def _reply(response: Any) -> Reply:
     return Reply(code=response.code, text=response.message)
+
+
+async def _reach(host: str, port: int, seconds: float) -> socket.socket:
+    """Connect to whichever address answers first; uvloop cannot do that by itself."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(seconds):
+        places = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return await aiohappyeyeballs.start_connection(places, happy_eyeballs_delay=0.25)
 
 
 async def _look_up(host: str, port: int) -> list[str]:
