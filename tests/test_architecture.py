@@ -21,10 +21,14 @@ LONG_FUNCTIONS = {
     "mailbridge/app.py:serve": "the daemon's life from opening to closing, in order, read at once",
     "mailbridge/cli/data.py:_print_status": "two tables, one after the other; nothing is decided",
     "mailbridge/cli/probe.py:_send": "one request and all that is told about its answer",
+    "mailbridge/config/load.py:config": "every section and every rule between them, in order",
+    "mailbridge/dispatch.py:__init__": "what a dispatcher consists of; nothing is decided",
+    "mailbridge/http/sending.py:send_routes": "two routes, most of it their description",
 }
 LONG_MODULES = {
     "mailbridge/model.py": "the nouns, which everybody looks up in one place",
     "mailbridge/store/tables.py": "the tables, with what their columns mean",
+    "mailbridge/sinks/smtp_wire.py": "one connection; its phases read from top to bottom",
     "mailbridge/sinks/webhook.py": "one adapter; its phases read from top to bottom",
 }
 
