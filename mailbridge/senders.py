@@ -58,7 +58,9 @@ class Senders:
         if author is None:
             if said:
                 return self.choose(Written(said, display), "", "from", faults)
-            if local and not faults:
+            if any(fault.where == _FROM for fault in faults):
+                return None
+            if local:
                 return self._only(display, faults)
             faults.append(Fault(where=_FROM, detail="it does not say whom it is from"))
             return None

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: bytes that are read of one input; a mail with more is larger than any may be
 _MOST: Final = 64 * 1024 * 1024
+#: seconds for a daemon that starts, or starts again, to listen
+_PATIENCE: Final = 20.0
 #: seconds between two looks at what became of a mail
 _LOOK_EVERY: Final = 0.5
 _OVER: Final = {"sent": 0, "partly": 1, "failed": 1, "held": 1}
@@ -80,18 +82,23 @@ async def _submit(config: Config, asked: Mapping[str, Any]) -> Mapping[str, Any]
     from mailbridge.cli.change import command
 
     asked = {**asked, "key": secrets.token_urlsafe(24)}
-    try:
-        answer = await ask_daemon(config, "send", asked)
-    except MailbridgeError as error:
-        if error.code != "control.silent":
-            raise
-        # It may have taken the mail, and died before it could say so. The key makes this safe.
-        answer = await ask_daemon(config, "send", asked)
-    if answer is not None:
-        return answer
-    answer = await command(config, "send", asked)
-    tell("no daemon runs; the mail waits in the database until one does")
-    return answer
+    loop = asyncio.get_running_loop()
+    patience = loop.time() + _PATIENCE
+    while True:
+        try:
+            answer = await ask_daemon(config, "send", asked)
+            if answer is not None:
+                return answer
+            answer = await command(config, "send", asked)
+        except MailbridgeError as error:
+            # It died before it could answer, though it may have taken the mail (which the key
+            # makes safe), or it holds the database and does not listen yet.
+            if error.code not in {"control.silent", "store.locked"} or loop.time() > patience:
+                raise
+            await asyncio.sleep(_LOOK_EVERY)
+        else:
+            tell("no daemon runs; the mail waits in the database until one does")
+            return answer
 
 
 # --- send
