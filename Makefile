@@ -10,7 +10,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint check format lock crash-test kill-test power-cut disk-full \
-    refresh-test delivery-test network-test soak bench bench-push bench-routes bench-parse corpus-test dist clean servers runtime dev
+    refresh-test send-test delivery-test network-test soak bench bench-push bench-routes bench-parse corpus-test dist clean servers runtime dev
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-19s%s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ delivery-test: dev ## kill at every step of an attempt, a week's outage, hostile
 
 refresh-test: dev servers ## kill -9 at each step of a refresh: tried / lost / locked out
 	@$(BIN)/python -m tests.campaigns.refresh $(ARGS)
+
+send-test: dev servers ## kill -9 at each step of a submission: tried / lost / doubled
+	@$(BIN)/python -m tests.campaigns.sending $(ARGS)
 
 network-test: dev servers ## break the network in every way, compare what arrives
 	@$(BIN)/python -m tests.campaigns.network $(ARGS)
