@@ -4,7 +4,7 @@
 
     serve ── TaskGroup ─┬─ supervisor ── one intake per folder
                         ├─ dispatcher per webhook
-                        ├─ HTTP server, where ``http.listen`` says so
+                        ├─ HTTP server and relay, where the file says so
                         └─ control socket, clock, watchdog
 
 A reload (SIGHUP) exchanges what the new configuration says differently (``running``).
@@ -37,6 +37,7 @@ from mailbridge.health import Health
 from mailbridge.http.control import control, socket_path
 from mailbridge.http.listening import listen
 from mailbridge.operate import Operator
+from mailbridge.relaying import Relaying
 from mailbridge.running import Reload, Running, take_again
 from mailbridge.schedule import Schedule
 from mailbridge.service import Service
@@ -63,7 +64,7 @@ LOOK_AFTER_FIRST: Final = 60.0
 MOVED_WITHIN: Final = 45.0
 
 
-async def serve(
+async def serve(  # noqa: PLR0915 - the life of the daemon from opening to closing, in order
     config: Config,
     *,
     stop: asyncio.Event,
@@ -107,6 +108,11 @@ async def serve(
             mended=mended,
         )
         web = serving(daemon, operator, builder, sockets, mended=mended, run=_in_threads(pool))
+        relaying = Relaying(
+            daemon=daemon, builder=builder, outbox=operator.outbox, run=_in_threads(pool)
+        )
+        relaying.open()
+        stack.push_async_callback(relaying.close)
         commands = operator.commands()
         if web is not None:
             stack.push_async_callback(web.desk.close)
@@ -120,6 +126,7 @@ async def serve(
                     supervisor=supervisor,
                     schedule=schedule,
                     group=group,
+                    relaying=relaying,
                 )
                 await running.start()
                 watching = group.create_task(supervisor.run())
@@ -135,6 +142,8 @@ async def serve(
                 )
                 if web is not None:
                     group.create_task(web.server.run(stop))
+                if relaying.relay is not None:
+                    group.create_task(relaying.relay.run(stop))
                 service.ready(_watched(daemon))
                 if on_ready is not None:
                     on_ready(daemon)

@@ -245,15 +245,28 @@ def build_routing(
     listeners_for: Callable[[str, str], Sequence[str]],
 ) -> Routing:
     """Return the routing of a mailbox; ``ConfigError`` has judged its routes before."""
+    names = config.mailboxes[name].routes
+    return routing_by(config, names, name, run=run, listeners_for=listeners_for)
+
+
+def routing_by(
+    config: Config,
+    names: Sequence[str] | None,
+    mailbox: str,
+    *,
+    run: Callable[..., Any],
+    listeners_for: Callable[[str, str], Sequence[str]],
+) -> Routing:
+    """Return the routing by these routes, for mails that stand in the log under ``mailbox``."""
     fallbacks: dict[str, float] = {}
     for hook, section in config.webhooks.items():
         fallback = getattr(section, "fallback", None)
         if fallback is not None:
             fallbacks[hook] = fallback.after.total_seconds()
     return Routing(
-        router=build_router(config, config.mailboxes[name].routes),
+        router=build_router(config, names),
         fallbacks=fallbacks,
-        listeners={kind: tuple(listeners_for(name, kind)) for kind in FOUND_OUT},
+        listeners={kind: tuple(listeners_for(mailbox, kind)) for kind in FOUND_OUT},
         run=run,
         now=utc_now,
     )

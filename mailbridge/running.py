@@ -10,6 +10,7 @@ queue, for ``status`` to show and ``replay`` to send elsewhere.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from mailbridge.errors import MailbridgeError, StoreRefused, first_of
 from mailbridge.forms import links_of
 from mailbridge.health import FolderHealth
 from mailbridge.intake import Intake
+from mailbridge.relaying import Relaying
 from mailbridge.schedule import Schedule
 from mailbridge.sinks.webhook import WebhookSink
 from mailbridge.supervise import Supervisor
@@ -127,6 +129,7 @@ class Running:
     supervisor: Supervisor
     schedule: Schedule
     group: asyncio.TaskGroup
+    relaying: Relaying | None = None
     _delivering: dict[str, _Delivering] = field(default_factory=dict)
 
     async def start(self) -> None:
@@ -166,6 +169,8 @@ class Running:
                 self._start_mailbox(name)
         for intake in self.daemon.intakes:
             self.builder.reroute(intake)
+        if self.relaying is not None and not self.relaying.apply(config):
+            found = dataclasses.replace(found, at_restart=(*found.at_restart, "relay"))
         return found
 
     # --- sinks
