@@ -58,6 +58,9 @@ class Fallbacks:
                 if self._trouble != error.code:
                     self._trouble = error.code
                     log.warning("store.trouble", work="fallback", error=str(error), code=error.code)
+            except Exception:
+                # A bug of ours must not end the daemon, whose other work is whole.
+                log.exception("fallback.bug")
             await asyncio.sleep(seconds)
 
     async def _look(self, to: Mapping[str, Fallback]) -> float:
