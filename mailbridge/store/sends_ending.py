@@ -46,7 +46,7 @@ _STANDING: Final = (
         deliveries.c.pk.label("number"),
         deliveries.c.attempts,
         deliveries.c.first_due_at,
-        *(sends.c[name] for name in ("pk", "id", "mailbox", "sender", "message_id", "in_doubt_at")),
+        *(sends.c[name] for name in ("pk", "id", "mailbox", "sender", "message_id")),
     )
     .join_from(deliveries, sends, deliveries.c.send == sends.c.pk)
     .where(among(deliveries.c.pk))
@@ -84,6 +84,7 @@ class Standing:
     mailbox: str
     sender: str
     message_id: str
+    #: whether the server may have it for one of those who are open
     in_doubt: bool
     attempts: int
     first_due_at: int
@@ -176,7 +177,7 @@ def _standing(connection: sa.Connection, ids: list[int]) -> dict[int, Standing]:
             mailbox=row.mailbox,
             sender=row.sender,
             message_id=row.message_id,
-            in_doubt=row.in_doubt_at is not None,
+            in_doubt=any(one.state == "doubt" for one in those[row.pk]),
             attempts=row.attempts,
             first_due_at=row.first_due_at,
             recipients=tuple(those[row.pk]),

@@ -184,6 +184,32 @@ async def test_a_doubt_is_about_those_who_were_asked(store: Store, clock: Clock)
     assert (third.send.doubtful, third.send.open, third.send.in_doubt_at) == ((), (A,), None)
 
 
+async def test_a_new_doubt_takes_the_place_of_the_former(store: Store, clock: Clock) -> None:
+    """Once the next group is about to be handed over, what was in doubt before is decided."""
+    first = await queued(store)
+    await store.sends.in_doubt(first, [A])
+    clock.advance(5)
+    await store.sends.in_doubt(first, [B])
+    await store.resolve([again(first, clock())])
+    second = await claim_one(store)
+    assert second.send is not None
+    assert (second.send.doubtful, second.send.in_doubt_at) == ((B,), clock())
+
+
+async def test_a_mail_that_everybody_has_is_in_doubt_no_more(store: Store) -> None:
+    """The late word of a former owner ends it with the next claim, without a look or a dot."""
+    late = await queued(store)
+    await store.sends.in_doubt(late, TWO)
+    await store.release([late])
+    with pytest.raises(TemporaryError):
+        await store.sends.answered(late, told("taken", *TWO))
+    now = await claim_one(store)
+    assert open_to(now) == ()
+    await store.resolve([well(now)])
+    row = await status(store)
+    assert (row.state, row.in_doubt_at) == ("sent", None)
+
+
 async def test_nobody_writes_a_dot_for_a_claim_that_is_lost(store: Store) -> None:
     """After the lease has passed to another, the former owner is told so and changes nothing."""
     late = await queued(store)

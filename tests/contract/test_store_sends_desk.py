@@ -252,14 +252,16 @@ async def test_a_bounce_is_noted_and_told_once(store: Store, clock: Clock) -> No
     await sent(store, 1)
     await events(store)
 
+    at, report = clock(), "5.1.1 no such user"
+
     async def back(recipient: str, message_id: str = "<1@feuerwehr.example>") -> str | None:
-        bounce = Bounce(
-            message_id=message_id, recipient=recipient, report="5.1.1 no such user", at=clock()
-        )
+        bounce = Bounce(message_id=message_id, recipient=recipient, report=report, at=clock())
         return await store.sends.bounced(bounce, ["ops"])
 
     assert await back("A@EXAMPLE.org") == "out_1"
+    clock.advance(60)
     assert await back(A) == "out_1"
+    clock.set(at)
     assert await back(B, "1@feuerwehr.example") == "out_1"
     assert await back("forwarded@elsewhere.example") == "out_1"
     assert await back("again@elsewhere.example") == "out_1"
