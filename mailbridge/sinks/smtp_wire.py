@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self, cast
 
-import aiohappyeyeballs
 from aiosmtplib.esmtp import parse_esmtp_extensions
 from aiosmtplib.protocol import SMTPProtocol
 
@@ -29,6 +27,7 @@ from mailbridge.proxy.dial import dial_async
 from mailbridge.proxy.environment import goes_around
 from mailbridge.proxy.place import Proxy, is_ip
 from mailbridge.sinks.smtp_errors import Undecided, refusal, translated
+from mailbridge.sinks.smtp_reach import look_up, reach
 from mailbridge.sinks.smtp_replies import Phase, Reply
 from mailbridge.sinks.smtp_rules import judge
 from mailbridge.tls import tls_context
@@ -168,12 +167,12 @@ class Wire:
         server, seconds = self._server, self._patience.connect
         proxy = server.proxy
         if proxy is None or await asyncio.to_thread(goes_around, proxy, server.host, server.port):
-            return {"sock": await _reach(server.host, server.port, seconds)}
+            return {"sock": await reach(server.host, server.port, seconds)}
         host = server.host
         if not proxy.resolves and not is_ip(host.rstrip(".")):
-            host = (await _look_up(host, server.port))[0]
+            host = (await look_up(host, server.port))[0]
         sock = await dial_async(
-            proxy, host, server.port, seconds=seconds, resolve=_look_up, greets=True
+            proxy, host, server.port, seconds=seconds, resolve=look_up, greets=True
         )
         return {"sock": sock}
 
@@ -343,17 +342,3 @@ class Wire:
 
 def _reply(response: Any) -> Reply:
     return Reply(code=response.code, text=response.message)
-
-
-async def _reach(host: str, port: int, seconds: float) -> socket.socket:
-    """Connect to whichever address answers first; uvloop cannot do that by itself."""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(seconds):
-        places = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        return await aiohappyeyeballs.start_connection(places, happy_eyeballs_delay=0.25)
-
-
-async def _look_up(host: str, port: int) -> list[str]:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=1)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
