@@ -29,7 +29,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from mailbridge import __version__
-from mailbridge.build import Builder, Daemon, utc_now
+from mailbridge.build import Builder, Daemon, build_fallbacks, utc_now
 from mailbridge.config import Config
 from mailbridge.errors import MailbridgeError, TemporaryError, first_of
 from mailbridge.fallback import Fallbacks
@@ -130,7 +130,7 @@ async def serve(  # noqa: PLR0915 - the life of the daemon from opening to closi
                 )
                 await running.start()
                 watching = group.create_task(supervisor.run())
-                falling_back = group.create_task(_fallbacks(daemon, builder).run())
+                falling_back = group.create_task(_fallbacks(daemon).run())
                 schedule.start()
                 stack.callback(schedule.stop)
                 log.info(
@@ -234,10 +234,10 @@ def _schedule(
     return schedule
 
 
-def _fallbacks(daemon: Daemon, builder: Builder) -> Fallbacks:
+def _fallbacks(daemon: Daemon) -> Fallbacks:
     return Fallbacks(
         store=daemon.store.outages,
-        to=builder.fallbacks,
+        to=lambda: build_fallbacks(daemon.config),
         on_fall_back=daemon.wake_dispatchers,
         now=utc_now,
     )

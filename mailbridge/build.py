@@ -155,14 +155,6 @@ class Builder:
         self._daemon.health.sending[name] = standing
         return sending
 
-    def fallbacks(self) -> Mapping[str, Fallback]:
-        """Return, by webhook, what another one gets too, and after how long."""
-        return {
-            name: Fallback(to=hook.fallback.webhook, after=hook.fallback.after.total_seconds())
-            for name, hook in self._config.webhooks.items()
-            if hook.fallback is not None
-        }
-
     def listeners_for(self, mailbox: str, kind: str) -> Sequence[str]:
         """Return the webhooks that get this kind of event of this mailbox."""
         del mailbox  # every webhook gets every mailbox's events until there are routes
@@ -258,18 +250,22 @@ def routing_by(
     listeners_for: Callable[[str, str], Sequence[str]],
 ) -> Routing:
     """Return the routing by these routes, for mails that stand in the log under ``mailbox``."""
-    fallbacks: dict[str, float] = {}
-    for hook, section in config.webhooks.items():
-        fallback = getattr(section, "fallback", None)
-        if fallback is not None:
-            fallbacks[hook] = fallback.after.total_seconds()
     return Routing(
         router=build_router(config, names),
-        fallbacks=fallbacks,
+        fallbacks={hook: one.after for hook, one in build_fallbacks(config).items()},
         listeners={kind: tuple(listeners_for(mailbox, kind)) for kind in FOUND_OUT},
         run=run,
         now=utc_now,
     )
+
+
+def build_fallbacks(config: Config) -> Mapping[str, Fallback]:
+    """Return, by webhook, what another one gets too, and after how long."""
+    return {
+        name: Fallback(to=hook.fallback.webhook, after=hook.fallback.after.total_seconds())
+        for name, hook in config.webhooks.items()
+        if hook.fallback is not None
+    }
 
 
 def build_router(config: Config, names: Sequence[str] | None) -> Router | None:
