@@ -7,6 +7,7 @@ nothing: claims come back, and a mail that was in doubt is looked for before it 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -87,6 +88,7 @@ def build_sending(  # noqa: PLR0913 - what the composition root has at hand
     run: Callable[..., Awaitable[Any]],
     now: Callable[[], datetime],
     rng: random.Random,
+    steady: Callable[[], float] = time.monotonic,
 ) -> Sending:
     """Return what sends for a mailbox that has ``send``."""
     send = mailbox.send
@@ -123,6 +125,7 @@ def build_sending(  # noqa: PLR0913 - what the composition root has at hand
         now=now,
         rng=rng,
         on_notice=on_notice,
+        steady=steady,
         lease=LEASE,
     )
     return Sending(name=name, sink=sink, dispatcher=dispatcher, budget=budget, store=store)

@@ -194,8 +194,11 @@ class SmtpSink:
             # Others may have spent it while this one waited for its connection.
             if self._budget.wait(len(group)):
                 raise _UsedUpError
-            self._budget.spend(len(group))
-            return await session.submit(envelope, form, before_dot=before_dot)
+            self._budget.begin(len(group))
+            try:
+                return await session.submit(envelope, form, before_dot=before_dot)
+            finally:
+                self._budget.end()
 
     def _learn(self, done: Submission) -> None:
         """Draw consequences for the mails behind this one."""

@@ -10,6 +10,8 @@ from typing import Final
 
 _MINUTE: Final = timedelta(minutes=1)
 _DAY: Final = timedelta(days=1)
+#: while all that may go out in a minute is under way
+_SOON: Final = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +25,8 @@ class Remaining:
 class Budget:
     """The messages of the last minute and the recipients of the last 24 hours.
 
-    What was handed to a server counts, whatever came of it: the server counts it too.
+    What was handed to a server counts, whatever came of it: the server counts it too. When exactly
+    within a submission nobody knows, so its minute begins when it has ended.
     """
 
     def __init__(
@@ -40,15 +43,28 @@ class Budget:
         self._spent: deque[tuple[datetime, int]] = deque()
         self._recent: deque[datetime] = deque()
         self._recipients = 0
+        self._under_way = 0
 
     def restore(self, spent: Iterable[tuple[datetime, int]]) -> None:
         """Count what was sent before the program was started, oldest first."""
         for moment, recipients in spent:
             self._count(moment, recipients)
+            self._recent.append(moment)
+
+    def begin(self, recipients: int) -> None:
+        """Count a message to so many recipients, from now on; ``end`` has to follow."""
+        self._count(self._now(), recipients)
+        self._under_way += 1
+
+    def end(self) -> None:
+        """Note that a message has been handed over, or that this has failed."""
+        self._under_way -= 1
+        self._recent.append(self._now())
 
     def spend(self, recipients: int) -> None:
-        """Count a message to so many recipients, from now on."""
-        self._count(self._now(), recipients)
+        """Count a message that takes no time."""
+        self.begin(recipients)
+        self.end()
 
     def wait(self, recipients: int) -> float:
         """Return the seconds until a message to so many recipients may go out; 0 is now.
@@ -57,8 +73,12 @@ class Budget:
         """
         now = self._expire()
         due = now
-        if self._per_minute is not None and len(self._recent) >= self._per_minute:
-            due = self._recent[-self._per_minute] + _MINUTE
+        if self._per_minute is not None:
+            over = len(self._recent) + self._under_way - self._per_minute
+            if over >= len(self._recent):
+                due = now + _SOON if over >= 0 else now
+            elif over >= 0:
+                due = self._recent[over] + _MINUTE
         if self._per_day is not None:
             over = self._recipients + min(recipients, self._per_day) - self._per_day
             for moment, count in self._spent:
@@ -72,14 +92,14 @@ class Budget:
         """Return what may go out now."""
         self._expire()
         minute, day = self._per_minute, self._per_day
+        used = len(self._recent) + self._under_way
         return Remaining(
-            messages=None if minute is None else max(0, minute - len(self._recent)),
+            messages=None if minute is None else max(0, minute - used),
             recipients=None if day is None else max(0, day - self._recipients),
         )
 
     def _count(self, moment: datetime, recipients: int) -> None:
         self._spent.append((moment, recipients))
-        self._recent.append(moment)
         self._recipients += recipients
 
     def _expire(self) -> datetime:
