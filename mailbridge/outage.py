@@ -123,9 +123,9 @@ class Outage:
             for letter in letters:
                 log.error("delivery.dead", sink=self.sink, event_id=letter.event_id)
             count += len(letters)
+            self.health.dead += len(letters)
             more = place is not None
             await asyncio.sleep(_BREATH)
-        self.health.dead += count
         return count
 
     # --- news
