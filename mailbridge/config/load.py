@@ -189,6 +189,18 @@ class _Loader:
         )
         return None if self._problems.errors else complete
 
+    def _only_sends(self) -> bool:
+        """Whether no mailbox is fetched, so that there is nothing to give to a webhook."""
+        mailboxes = self._document.get("mailboxes")
+        entries = list(mailboxes.values()) if isinstance(mailboxes, dict) else []
+        fetches = [
+            not isinstance(one, dict)
+            or not isinstance(one.get("fetch"), dict)
+            or one["fetch"].get("protocol") != "none"
+            for one in entries
+        ]
+        return bool(entries) and not any(fetches)
+
     def _mentioned(self) -> list[str]:
         mailboxes = self._document.get("mailboxes")
         entries = mailboxes.values() if isinstance(mailboxes, dict) else ()
@@ -202,6 +214,8 @@ class _Loader:
     def _entries(self, model: type[SectionT], section: str) -> dict[str, SectionT]:
         """Return the valid entries of ``apps``, ``mailboxes``, ``webhooks`` or ``routes``."""
         entries = self._document.get(section)
+        if not entries and section == "webhooks" and self._only_sends():
+            return {}
         if not entries and not isinstance(entries, str | bool | list):
             kind = {"apps": "app", "mailboxes": "mailbox", "webhooks": "webhook"}[section]
             message = f"at least one {kind} is needed"

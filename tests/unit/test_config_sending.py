@@ -150,3 +150,13 @@ def test_a_mistake_is_named_with_its_place(
     [problem] = check(tmp_path, f"send: {send}").problems
     assert problem.path.startswith(f"mailboxes.alarm.send.{path}")
     assert words in f"{problem.message} {problem.fix}"
+
+
+@pytest.mark.parametrize(("protocol", "problems"), [("none", 0), ("imap", 1), ("pop3", 1)])
+def test_who_only_sends_needs_no_webhook(tmp_path: Path, protocol: str, problems: int) -> None:
+    """Where nothing is fetched there is nothing to give to one; else one is asked for."""
+    path = tmp_path / "mailbridge.yaml"
+    text = TEXT.replace("CLOUD", "public").replace("SEND", "send: {}")
+    path.write_text(text.replace("PROTOCOL", protocol).partition("webhooks:")[0])
+    checked = config.check(path, environ={"SECRET": "abc8Q~made-up-client-secret"})
+    assert ["webhook" in one.message for one in checked.problems] == [True] * problems
