@@ -77,7 +77,7 @@ class Bounds:
 
     @contextmanager
     def holding(self) -> Iterator[Holding]:
-        """Return an account of memory, which is empty again after the block."""
+        """Return room for a mail, which is free again after the block."""
         account = Holding(self)
         try:
             yield account
@@ -124,20 +124,23 @@ class Bounds:
 
 
 class Holding:
-    """The memory that one mail uses."""
+    """What one mail uses: ``content`` has come so far, and is counted until it is released."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._size = 0
+        self.content = bytearray()
 
-    def grow(self, size: int) -> bool:
-        """Use so many bytes more; ``False`` if they are not there."""
-        if not self._bounds.grow(size):
+    def grow(self, piece: bytes) -> bool:
+        """Take a piece more; ``False`` if there is no room for it."""
+        if not self._bounds.grow(len(piece)):
             return False
-        self._size += size
+        self._size += len(piece)
+        self.content += piece
         return True
 
     def release(self) -> None:
-        """Use none any more."""
+        """Hold nothing any more."""
         self._bounds.shrink(self._size)
         self._size = 0
+        self.content = bytearray()

@@ -21,7 +21,7 @@ import structlog
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from mailbridge.relay.bounds import Holding
-from mailbridge.relay.hooks import Brought, Desk, Hooks, MailEnvelope, authenticator
+from mailbridge.relay.hooks import Brought, Desk, Hooks, MailEnvelope, aside, authenticator
 from mailbridge.relay.policy import NOBODY, Refusal, is_local, stranger
 from mailbridge.sinks.smtp_message import BadAddress, on_the_wire
 
@@ -38,6 +38,14 @@ _CALLS: Final = {"*": 100, "NOOP": 1000, "AUTH": 10} | dict.fromkeys(
 )
 #: bytes of a line with a command, its parameters included
 _COMMAND_BYTES: Final = 1000
+
+
+def _without_dots(came: bytearray) -> bytes:
+    """Return a mail as its sender wrote it: no dot that SMTP put before another, and no end."""
+    del came[-3:]
+    plain = came.replace(b"\r\n.", b"\r\n")
+    del plain[:2]
+    return bytes(plain)
 
 
 class Gone(ConnectionResetError):  # noqa: N818 - nothing has gone wrong
@@ -259,7 +267,7 @@ class Conversation(SMTP):
         """Return the mail without what SMTP has put into it, or why it is not taken."""
         # The line end of DATA is the one before the first line: an empty mail is a dot alone.
         self._buffer()[:0] = b"\r\n"
-        kept, size, refusal = bytearray(), 0, ""
+        size, refusal = 0, ""
         most = self._max_size * 3 // 2 + len(_END)  # a mail of nothing but dots grows by a third
         last = False
         while not last:
@@ -267,18 +275,15 @@ class Conversation(SMTP):
             size += len(piece)
             if not refusal and size > most:
                 refusal = self._too_large()
-            elif not refusal and not memory.grow(len(piece)):
+            elif not refusal and not memory.grow(piece):
                 refusal = "452 4.3.1 Too many mails at once; try again later"
-            if not refusal:
-                kept += piece
-            elif size > 2 * most:
-                await self._part(refusal)
-            else:
-                kept.clear()
+            if refusal:
                 memory.release()
+            if size > 2 * most:
+                await self._part(refusal)
         if refusal:
             return refusal
-        content = bytes(kept[:-3]).replace(b"\r\n.", b"\r\n")[2:]
+        content = await aside(_without_dots, memory.content)
         return content if len(content) <= self._max_size else self._too_large()
 
     def _too_large(self) -> str:

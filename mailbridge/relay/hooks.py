@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import structlog
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
@@ -15,6 +16,12 @@ from mailbridge.relay.bounds import Bounds
 from mailbridge.relay.policy import NOBODY, Policy, Refusal, Word
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
+BytesT = TypeVar("BytesT", bytes, bytearray)
+
+#: bytes from which on work with a mail is done in a thread
+_LARGE: Final = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +47,13 @@ class Desk(Protocol):
 
     async def wait(self, seconds: float) -> None:
         """Let time pass."""
+
+
+async def aside(work: Callable[[BytesT], T], content: BytesT) -> T:
+    """Do something with a mail, in a thread if the loop would stand still over it."""
+    if len(content) < _LARGE:
+        return work(content)
+    return await asyncio.to_thread(work, content)
 
 
 class MailEnvelope(Envelope):

@@ -6,6 +6,7 @@ again gets the same webhook-id for it, and the store sees that it is known.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import secrets
@@ -16,7 +17,7 @@ from email.utils import format_datetime
 from typing import Final
 
 from mailbridge.model import Batch, Checkpoint, MessageRef, RawMessage
-from mailbridge.relay.hooks import Brought
+from mailbridge.relay.hooks import Brought, aside
 from mailbridge.routing import Routing
 from mailbridge.store.base import IntakeStore
 
@@ -61,9 +62,8 @@ class Inbound:
         or ``TemporaryError``.
         """
         now = self._now()
-        ref = MessageRef(
-            mailbox=MAILBOX, folder=address, protocol="smtp", uidl=digest(address, mail.content)
-        )
+        place = await aside(functools.partial(digest, address), mail.content)
+        ref = MessageRef(mailbox=MAILBOX, folder=address, protocol="smtp", uidl=place)
         raw = trace(mail, now) + mail.content
         checkpoint = Checkpoint(
             mailbox=MAILBOX, folder=address, uidvalidity=0, uid=0, watching_since=self._since
@@ -88,7 +88,8 @@ def digest(address: str, content: bytes) -> str:
     the byte. Taking the second for a repeat would lose it, so such a mail is always a new one:
     after a lost 250 it comes twice, under two ids.
     """
-    hashed = hashlib.sha256(address.encode() + b"\0" + content)
+    hashed = hashlib.sha256(address.encode() + b"\0")
+    hashed.update(content)
     if not tells_itself_apart(content):
         hashed.update(secrets.token_bytes(16))
     return hashed.hexdigest()

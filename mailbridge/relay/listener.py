@@ -11,6 +11,7 @@ inbound addresses, which a repeat does not double, and last the one that queues 
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import logging
 import socket
@@ -35,7 +36,7 @@ from mailbridge.errors import (
 from mailbridge.http.listening import listen_at
 from mailbridge.relay.bounds import Bounds, Limits
 from mailbridge.relay.conversation import Conversation
-from mailbridge.relay.hooks import Brought
+from mailbridge.relay.hooks import Brought, aside
 from mailbridge.relay.inbound import Inbound, tells_itself_apart
 from mailbridge.relay.policy import Policy, ToQueue, ToRoutes, key
 
@@ -203,7 +204,8 @@ class Relay:
         taken = [(await self._inbound.take(address, mail)).id for address in routed]
         for mailbox, recipients in queued.items():
             handed = Handed(raw=mail.content, sender=mailbox, recipients=tuple(recipients))
-            taken.append((await self._outbox.hand_over(handed, _origin(mail, handed))).id)
+            origin = await aside(functools.partial(_origin, mail.sender, handed), mail.content)
+            taken.append((await self._outbox.hand_over(handed, origin)).id)
         return taken
 
 
@@ -220,12 +222,13 @@ class _Session(Conversation):
             self.task.add_done_callback(lambda _: self._sessions.discard(self))
 
 
-def _origin(mail: Brought, handed: Handed) -> Origin:
+def _origin(sender: str, handed: Handed, content: bytes) -> Origin:
     """Return a key by which a mail that is brought again, since our 250 got lost, is known."""
-    if not tells_itself_apart(mail.content):
+    if not tells_itself_apart(content):
         return Origin(via="relay")
-    envelope = "\0".join((handed.sender, mail.sender, *handed.recipients))
-    digest = hashlib.sha256(envelope.encode() + b"\0\0" + mail.content).hexdigest()
+    hashed = hashlib.sha256("\0".join((handed.sender, sender, *handed.recipients, "")).encode())
+    hashed.update(content)
+    digest = hashed.hexdigest()
     return Origin(via="relay", client="smtp:relay", key=digest, digest=digest)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from mailbridge.errors import ConfigError
 from mailbridge.relay import conversation
@@ -64,6 +65,27 @@ async def test_a_mail_comes_in_over_tls(tmp_path: Path) -> None:
     assert one.mail is not None
     assert b"with ESMTPS;" in one.mail.raw[:200]
     assert one.mail.raw.endswith(MAIL * 2000)
+
+
+def test_the_daemons_own_loop_does_the_same(tmp_path: Path) -> None:
+    """The daemon runs on uvloop, whose TLS is another: mails in the clear and over TLS arrive."""
+    section, trusts = with_tls(tmp_path, SENDS)
+
+    def work(smtp: smtplib.SMTP) -> Any:
+        smtp.sendmail("scanner@fw.example", "alarm@in.fw.example", MAIL * 3000)
+        smtp.starttls(context=trusts)
+        return smtp.sendmail("scanner@fw.example", "a@x.example", MAIL * 3000)
+
+    async def both() -> tuple[int, int]:
+        async with relay_at(tmp_path, section) as site:
+            await site.smtp(work)
+            async with site.talk() as talk:
+                await talk.reply()
+                await talk.raw(b"EHLO me\r\nSTARTTLS\r\nNOOP\r\n")
+                assert [reply[:3] for reply in await talk.end()] == ["250", "554"]
+            return len(await site.routed()), len(await site.queued())
+
+    assert uvloop.run(both()) == (1, 1)
 
 
 @pytest.mark.parametrize("behind", ["NOOP\r\n", "MAIL FROM:<scanner@fw.example>\r\n", "x"])

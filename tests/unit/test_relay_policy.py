@@ -127,11 +127,13 @@ def test_counts_return_to_nothing() -> None:
     bounds = Bounds(Limits(connections=3, per_address=2, memory=100), lambda: moment)
     assert [bounds.enter(client) for client in "aaabb"] == [True, True, False, True, False]
     with bounds.holding() as one, bounds.holding() as two:
-        assert one.grow(60)
-        assert not two.grow(60)
-        assert two.grow(40)
+        assert one.grow(b"x" * 60)
+        assert not two.grow(b"x" * 60)
+        assert two.grow(b"x" * 40)
         one.release()
-        assert two.grow(60)
+        assert not one.content
+        assert two.grow(b"x" * 60)
+        assert len(two.content) == bounds.memory == 100
     assert bounds.memory == 0
     for client in "aab":
         bounds.leave(client)
