@@ -98,7 +98,7 @@ POLICIES: Final[Mapping[ProfileName, Policy]] = MappingProxyType(
 )
 
 
-def decide(  # noqa: PLR0913 - everything that a pure decision depends on has to be handed in
+def decide(  # noqa: PLR0911, PLR0913 - all cases, and all that a pure decision depends on
     outcome: Outcome,
     *,
     attempts: int,

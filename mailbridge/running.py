@@ -147,13 +147,15 @@ class Running:
         await asyncio.gather(*(self._finish(name) for name in list(self._delivering)))
 
     async def apply(self, config: Config) -> Changes:
-        """Take another configuration. Raises, with nothing changed, when a sink cannot be opened.
+        """Take another configuration. Raises, with nothing changed, when a part cannot be opened.
 
         Webhooks come first: a mailbox that is new may have one to deliver to at once.
         """
         old = self.daemon.config
         found = changes(old, config)
         opened = await self._opened(config, found)
+        if not await self._relayed(config, opened):
+            found = dataclasses.replace(found, at_restart=(*found.at_restart, "relay"))
         self.daemon.config = config
         remade = await self.builder.apply(config)
         for name in found.webhooks:
@@ -169,9 +171,18 @@ class Running:
                 self._start_mailbox(name)
         for intake in self.daemon.intakes:
             self.builder.reroute(intake)
-        if self.relaying is not None and not self.relaying.apply(config):
-            found = dataclasses.replace(found, at_restart=(*found.at_restart, "relay"))
         return found
+
+    async def _relayed(self, config: Config, opened: dict[str, tuple[Any, AsyncExitStack]]) -> bool:
+        """Give the relay its section; ``False`` when that takes a restart."""
+        if self.relaying is None:
+            return True
+        try:
+            return self.relaying.apply(config)
+        except BaseException:
+            for _, stack in opened.values():
+                await stack.aclose()
+            raise
 
     # --- sinks
 

@@ -45,7 +45,7 @@ class Senders:
         name = self._sending_as(found[0].address, wanted, where, faults)
         return None if name is None else (name, found[0])
 
-    def of_whole(
+    def of_whole(  # noqa: PLR0911 - one case after the other
         self, author: Party | None, said: str, *, display: str, local: bool, faults: list[Fault]
     ) -> Chosen:
         """Choose for a mail that was handed over: ``author`` is in its From, ``said`` beside it.

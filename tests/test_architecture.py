@@ -28,7 +28,6 @@ LONG_FUNCTIONS = {
 LONG_MODULES = {
     "mailbridge/model.py": "the nouns, which everybody looks up in one place",
     "mailbridge/store/tables.py": "the tables, with what their columns mean",
-    "mailbridge/sinks/smtp_wire.py": "one connection; its phases read from top to bottom",
     "mailbridge/sinks/webhook.py": "one adapter; its phases read from top to bottom",
 }
 
