@@ -44,9 +44,9 @@ class Minted:
         return await self.token()
 
 
-def config_of(home: Path, postfix: Postfix, address: str) -> Config:
+def config_of(home: Path, postfix: Postfix, address: str, *, connections: int = 3) -> Config:
     """Return a configuration in which ``alarm`` sends by a Postfix, without a budget."""
-    limits = "per_minute: off, recipients_per_day: off"
+    limits = f"per_minute: off, recipients_per_day: off, connections: {connections}"
     ports = (postfix.port, postfix.dovecot.imaps_port)
     return written(home, address, ports, postfix.ca_file, limits)
 
