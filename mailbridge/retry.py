@@ -98,7 +98,7 @@ POLICIES: Final[Mapping[ProfileName, Policy]] = MappingProxyType(
 )
 
 
-def decide(  # noqa: PLR0911, PLR0913 - all cases, and all that a pure decision depends on
+def decide(  # noqa: PLR0913 - everything that a pure decision depends on has to be handed in
     outcome: Outcome,
     *,
     attempts: int,
@@ -113,22 +113,10 @@ def decide(  # noqa: PLR0911, PLR0913 - all cases, and all that a pure decision 
     ``Retry-After``, and never after the end of the budget, unless a ``Retry-After`` (capped)
     reaches beyond it: that one is kept, for the sink has told us when it will be back.
     """
-    if isinstance(outcome, Delivered):
-        return Done()
-    if isinstance(outcome, Rejected):
-        if outcome.hold:
-            return Held(reason=outcome.reason)
-        if attempts >= policy.rejected_tries:
-            return Dead(reason=f"rejected at attempt {attempts}: {outcome.reason}")
-        retry_after = None
-    else:
-        # Deferred, and whatever else an adapter may come to return: unknown is temporary.
-        retry_after = outcome.retry_after
-        if outcome.pauses:
-            # It is the sink that waits: the message keeps its place, for the moment that is over.
-            return Retry(due_at=now)
-        if (outcome.unasked or outcome.exactly) and retry_after is not None:
-            return Retry(due_at=now + timedelta(seconds=retry_after))
+    decision = _plain(outcome, attempts, now, policy)
+    if decision is not None or isinstance(outcome, Delivered):
+        return decision or Done()
+    retry_after = None if isinstance(outcome, Rejected) else outcome.retry_after
     deadline = first_due_at + timedelta(seconds=policy.budget)
     if now >= deadline:
         days = policy.budget / _DAY
@@ -141,6 +129,23 @@ def decide(  # noqa: PLR0911, PLR0913 - all cases, and all that a pure decision 
         asked = min(retry_after, policy.retry_after_cap) * rng.uniform(1.0, 1 + JITTER)
         due_at = max(due_at, now + timedelta(seconds=asked))
     return Retry(due_at=due_at)
+
+
+def _plain(outcome: Outcome, attempts: int, now: datetime, policy: Policy) -> Decision | None:
+    """Decide where neither schedule nor budget has a say."""
+    if isinstance(outcome, Rejected):
+        if outcome.hold:
+            return Held(reason=outcome.reason)
+        if attempts >= policy.rejected_tries:
+            return Dead(reason=f"rejected at attempt {attempts}: {outcome.reason}")
+    # Deferred, and whatever else an adapter may come to return: unknown is temporary.
+    elif not isinstance(outcome, Delivered):
+        if outcome.pauses:
+            # It is the sink that waits: the message keeps its place, for the moment that is over.
+            return Retry(due_at=now)
+        if (outcome.unasked or outcome.exactly) and outcome.retry_after is not None:
+            return Retry(due_at=now + timedelta(seconds=outcome.retry_after))
+    return None
 
 
 def too_old(delivery: Delivery, now: datetime) -> Decision | None:
