@@ -12,9 +12,12 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
+
+import re2
 
 #: characters; shorter values stand in ordinary words
 SHORTEST: Final = 12
@@ -22,6 +25,13 @@ SHORTEST: Final = 12
 LARGEST: Final = 64 * 1024 * 1024
 #: bytes of what was said that are kept in memory
 KEPT: Final = 8 * 1024 * 1024
+#: bytes from which on a content is worth an automaton, and spellings that are put in at once
+LARGE: Final = 16 * 1024
+TOGETHER: Final = 100
+#: PostgreSQL's own tables: copies of its templates, which lie in every database
+_CATALOGUE: Final = re.compile(
+    r"/base/\d+/(?:\d{1,4}|1[0-5]\d{3}|16[0-2]\d\d|163[0-7]\d|1638[0-3])\b|_(vm|fsm)$"
+)
 #: what is no file of ours to read, or holds nothing: zeros that keep room, sockets, locks
 _SKIPPED: Final = frozenset({".reserve", ".sock", ".lock", ".db-shm"})
 
@@ -48,6 +58,8 @@ class Canaries:
     def __init__(self) -> None:
         self.findings: dict[str, None] = {}
         self._kinds: dict[bytes, str] = {}
+        #: those of the first so many spellings in one automaton, which reads a file once
+        self._automaton: tuple[int, re2._Regexp] | None = None
         #: files as the tests themselves have written them
         self._own: dict[str, bytes] = {}
         self._texts: list[tuple[str, bytes]] = []
@@ -82,9 +94,24 @@ class Canaries:
 
     def search(self, place: str, content: bytes, *, key_file: bool = False) -> None:
         """Search one text; ``key_file`` may hold a private key, since it is one."""
-        for kind in _found(content, self._kinds):
+        for kind in _found(content, self._candidates(content)):
             if not (key_file and kind == "private key"):
                 self.findings[f"{kind} in {place}"] = None
+
+    def _candidates(self, content: bytes) -> dict[bytes, str]:
+        """Return the spellings that may stand in ``content``: all, or those made lately."""
+        if len(content) < LARGE or len(self._kinds) < TOGETHER:
+            return self._kinds
+        if self._automaton is None or len(self._kinds) - self._automaton[0] >= TOGETHER:
+            options = re2.Options()
+            options.max_mem = 512 * 1024 * 1024
+            options.encoding = re2.Options.Encoding.LATIN1
+            spellings = b"|".join(re2.escape(one) for one in self._kinds)
+            self._automaton = (len(self._kinds), re2.compile(spellings, options))
+        known, automaton = self._automaton
+        if automaton.search(content) is not None:
+            return self._kinds
+        return dict(islice(self._kinds.items(), known, None))
 
     def search_tree(self, root: Path, shown: str = "") -> None:
         """Search every file below a folder that is not as a test has written it."""
@@ -114,7 +141,9 @@ def _files(root: Path) -> Iterator[Path]:
     for folder, _, names in os.walk(root):
         for name in names:
             path = Path(folder, name)
-            if path.suffix not in _SKIPPED and path.is_file() and not path.is_symlink():
+            if path.suffix in _SKIPPED or _CATALOGUE.search(str(path)):
+                continue
+            if path.is_file() and not path.is_symlink():
                 yield path
 
 
