@@ -223,7 +223,7 @@ async def test_an_older_database_is_brought_up_to_date_with_what_it_knows(
         assert refused.value.code == "store.older"
     store = await open_store(url)
     assert await store.schema_version() == SCHEMA
-    assert [row.ref for row in await store.messages(state="dropped")] == [ref(5), place("a")]
+    assert [row.ref for row in await store.messages(state="unrouted")] == [ref(5), place("a")]
     assert await store.uidls("alarm", "INBOX") == {"a": False, "g": False}
     assert await store.checkpoint("alarm", "INBOX") is None
     assert await store.check() == []

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mailbridge import intake as intake_module
-from mailbridge import room, supervise
+from mailbridge import room, supervise, waits
 from mailbridge.config import Config, load
 from mailbridge.health import FolderHealth, Health, Sight
 from mailbridge.intake import Intake
@@ -267,7 +267,7 @@ async def test_a_server_that_hangs_up_after_every_sign_in_is_not_hammered(
     monkeypatch.setattr(room, "RETURNS", 3)
     [health] = fleet.add("alarm")
     tenant.faults.add("imap.idle_drop", mailbox=fleet.address("alarm"))
-    monkeypatch.setattr(supervise, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr(waits, "FIRST_WAIT", 0.0)
     async with fleet.supervised():
         await until(lambda: len(booked) == 5)
 
