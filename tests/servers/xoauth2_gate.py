@@ -133,8 +133,7 @@ class Door:
         client = Peer(reader, writer)
         peers = self._open[task] = [client]
         try:
-            server = Peer(*await asyncio.open_unix_connection(self._server, limit=LONGEST_LINE))
-            peers.append(server)
+            server = await self._behind(peers)
             await self._serve(client, server)
         except EOFError:
             pass  # one side is gone before anybody signed in: the other one follows
@@ -148,6 +147,19 @@ class Door:
                 peer.writer.close()
                 with contextlib.suppress(OSError):
                     await peer.writer.wait_closed()
+
+    async def _behind(self, peers: list[Peer]) -> Peer:
+        """Connect to the server; a connection that comes after ``close`` is closed, not lost."""
+        way = asyncio.open_unix_connection(self._server, limit=LONGEST_LINE)
+        connecting = asyncio.ensure_future(way)
+        try:
+            await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                peers.append(Peer(*await connecting))
+            raise
+        peers.append(Peer(*connecting.result()))
+        return peers[-1]
 
     async def _serve(self, client: Peer, server: Peer) -> None:
         await client.say(self._dressed(await server.line()))
