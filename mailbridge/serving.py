@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mailbridge.answers import Answers
 from mailbridge.build import Builder, Daemon, utc_now
+from mailbridge.compose.draft import Draft, Origin, Written
 from mailbridge.http.control import Command
 from mailbridge.operate import Operator
 from mailbridge.sign_in_desk import SignInDesk, public_url
@@ -45,6 +46,7 @@ class Serving:
             mended=mended,
             now=utc_now,
             run=run,
+            send=functools.partial(_test_mail, daemon, operator),
         )
         routers = [
             oauth_routes(self.desk),
@@ -63,6 +65,19 @@ class Serving:
     def commands(self) -> dict[str, Command]:
         """Return what the control socket can ask of it."""
         return dict(self.desk.commands())
+
+
+async def _test_mail(daemon: Daemon, operator: Operator, mailbox: str) -> str:
+    """Queue a mail from a mailbox to itself; returns its id."""
+    draft = Draft(
+        sender=Written(mailbox),
+        mailbox=mailbox,
+        to=(Written(daemon.config.mailboxes[mailbox].address),),
+        subject="mailbridge: this mailbox can send",
+        text="Somebody has signed in for this mailbox, and mailbridge can send from it.\n",
+    )
+    taken = await operator.outbox.send(draft, Origin(via="api", client="sign-in"))
+    return taken.id
 
 
 def _attachments(daemon: Daemon) -> list[APIRouter]:

@@ -13,7 +13,7 @@ from urllib.parse import urlencode, urlsplit
 import structlog
 
 from mailbridge.config import Config
-from mailbridge.diagnose.steps import Diagnosis
+from mailbridge.diagnose.steps import Diagnosis, Step
 from mailbridge.errors import MailbridgeError, PermanentError
 from mailbridge.http.oauth_desk import CALLBACK, Offer, Tested
 from mailbridge.http.oauth_pending import Pending
@@ -62,10 +62,13 @@ class SignInDesk:
         now: Callable[[], datetime],
         run: Callable[..., Awaitable[Any]],
         test: Test | None = None,
+        send: Callable[[str], Awaitable[str]] | None = None,
     ) -> None:
+        """``send`` queues a test mail from a mailbox to itself, and gives its id."""
         self.public_url = public_url
         self.pending = Pending(now=now)
         self.test = test or self._diagnosed
+        self._send = send
         self._config = config
         self._sign_ins = sign_ins
         self._mended = mended
@@ -155,8 +158,29 @@ class SignInDesk:
     async def _diagnosed(self, mailbox: str) -> AsyncIterator[Tested]:
         sign_in = self._sign_ins.of(mailbox)
         diagnosis = Diagnosis(config=self._config(), name=mailbox, sign_in=sign_in, run=self._run)
+        well = True
         async for step in diagnosis.steps():
+            well = well and step.status not in {"failed", "skipped"}
             yield step
+        if well and self._send is not None and self._config().mailboxes[mailbox].send is not None:
+            yield await self._test_mail(mailbox, self._send)
+
+    async def _test_mail(self, mailbox: str, send: Callable[[str], Awaitable[str]]) -> Step:
+        """Queue a mail to the mailbox itself, now that it is known to be able to send."""
+        try:
+            name = await send(mailbox)
+        except MailbridgeError as error:
+            return Step(
+                id="test_mail",
+                status="failed",
+                detail=str(error),
+                seconds=0.0,
+                cause=str(error),
+                fix=error.fix,
+                code=error.code,
+            )
+        said = f"a test mail to the mailbox itself is queued as {name}"
+        return Step(id="test_mail", status="ok", detail=said, seconds=0.0)
 
 
 class WebAttempt:
