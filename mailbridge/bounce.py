@@ -35,7 +35,8 @@ _ORIGINAL_TYPES: Final = frozenset(
     {"message/rfc822", "message/global", "text/rfc822-headers", "message/global-headers"}
 )
 _BLANK: Final = re.compile(r"\n[ \t]*\n+")
-_ID: Final = re.compile(r"<([^<>\s]{1,998})>")
+#: without NUL, which PostgreSQL takes in no text
+_ID: Final = re.compile(r"<([^<>\s\x00]{1,998})>")
 _OURS: Final = re.compile(r"\bout_[A-Za-z0-9]{26}\b")
 _SPACE: Final = re.compile(r"\s+")
 

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from mailbridge.bounce import Failure, failures, suspected
+from mailbridge.errors import StoreFull, StoreRefused, Unavailable
 from mailbridge.model import RawMessage
 from mailbridge.store.base import Bounce, SendStore
 
@@ -34,14 +35,30 @@ class BounceNotes:
     now: Callable[[], datetime]
 
     async def heed(self, messages: Sequence[RawMessage]) -> None:
-        """Note the bounces among these mails; raises what the store raises."""
+        """Note the bounces among these mails.
+
+        Raises ``StoreRefused``, ``StoreFull`` and ``Unavailable``: then the mails cannot be
+        accepted either, and come again. Anything else costs the note alone. A report is a mail
+        that anybody can write, and must not keep those that come with it from being accepted.
+        """
         for message in messages:
-            if suspected(message.raw):
-                found: Sequence[Failure] = await self.run(failures, message.raw)
-                # All failures of a report are about one mail.
-                if found and (message_id := await self._known(found[0])):
-                    for failure in found:
-                        await self._note(message_id, failure, message)
+            if not suspected(message.raw):
+                continue
+            try:
+                await self._heed(message)
+            except (StoreRefused, StoreFull, Unavailable):
+                raise
+            except Exception:
+                log.exception(
+                    "bounce.not_noted", mailbox=message.ref.mailbox, id=message.ref.message_id
+                )
+
+    async def _heed(self, message: RawMessage) -> None:
+        found: Sequence[Failure] = await self.run(failures, message.raw)
+        # All failures of a report are about one mail.
+        if found and (message_id := await self._known(found[0])):
+            for failure in found:
+                await self._note(message_id, failure, message)
 
     async def _known(self, failure: Failure) -> str:
         """Return the Message-ID of the send that is meant, empty when it is none of ours."""

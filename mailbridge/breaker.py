@@ -32,6 +32,9 @@ FAILURES: Final = 5
 #: seconds between two probes, by profile, and for a sink that says it is gone for good
 PROBE_EVERY: Final[Mapping[ProfileName, float]] = MappingProxyType({"default": 60.0, "alarm": 15.0})
 GONE_EVERY: Final = 3600.0
+#: seconds until the next probe when this one could not be sent: for the mail's own sake, say, which
+#: no template of the configuration can render. Without a pause it would be tried in a circle
+UNSENT_EVERY: Final = 5.0
 
 _GONE: Final = 410
 _SERVER_ERROR: Final = 500
@@ -134,6 +137,8 @@ class Breaker:
             self._pause(outcome, now)
             if self.state == "probing" and epoch == self.epoch:
                 self.state = "open"
+                if outcome is not None:
+                    self._until = max(self._until, now + UNSENT_EVERY)
             return None
         change = None
         if sign is _Sign.ANSWER:

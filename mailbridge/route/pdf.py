@@ -13,8 +13,8 @@ import sys
 from typing import Final
 
 #: seconds of processor time, seconds on the clock, and bytes of address space of the child
-CPU_SECONDS: Final = 5
-SECONDS: Final = 10.0
+CPU_SECONDS: Final = 2
+SECONDS: Final = 5.0
 MEMORY: Final = 768 * 1024 * 1024
 #: pages that are read, and bytes of UTF-8 that come back
 PAGES: Final = 20

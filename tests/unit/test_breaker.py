@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailbridge.breaker import FAILURES, GONE_EVERY, PROBE_EVERY, Breaker, Change
+from mailbridge.breaker import FAILURES, GONE_EVERY, PROBE_EVERY, UNSENT_EVERY, Breaker, Change
 from mailbridge.model import Deferred, Delivered, Outcome, Rejected
 from mailbridge.retry import POLICIES
 
@@ -71,6 +71,23 @@ def test_what_was_never_sent_says_nothing() -> None:
         breaker.saw(DOWN, 0, 0.0)
     breaker.saw(NO_MAIL, 0, 0.0)
     assert breaker.saw(DOWN, 0, 0.0) is Change.OPENED
+
+
+def test_a_probe_that_cannot_be_made_is_not_tried_again_at_once() -> None:
+    """A mail that cannot be rendered leaves the sink alone for a while, and the next has a turn."""
+    breaker = opened()
+    breaker.probe()
+    assert breaker.saw(NO_MAIL, breaker.epoch, 60.0) is None
+    assert not breaker.probe_due(60.0)
+    assert breaker.probe_due(60.0 + UNSENT_EVERY)
+
+
+def test_a_probe_that_had_become_too_old_gives_its_turn_away_at_once() -> None:
+    """Nothing was sent, and it is out of the queue: the next oldest goes."""
+    breaker = opened()
+    breaker.probe()
+    assert breaker.saw(None, breaker.epoch, 60.0) is None
+    assert breaker.probe_due(60.0)
 
 
 def test_a_probe_goes_out_at_its_time_and_alone() -> None:
