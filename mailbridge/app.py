@@ -29,7 +29,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from mailbridge import __version__
-from mailbridge.build import Builder, Daemon, build_fallbacks, utc_now
+from mailbridge.build import Builder, Daemon, utc_now
 from mailbridge.config import Config
 from mailbridge.errors import MailbridgeError, TemporaryError, first_of
 from mailbridge.fallback import Fallbacks
@@ -45,6 +45,7 @@ from mailbridge.serving import serving
 from mailbridge.store.sealing import ring
 from mailbridge.store.store import Store
 from mailbridge.supervise import Supervisor
+from mailbridge.ways import build_fallbacks
 
 log = structlog.get_logger()
 

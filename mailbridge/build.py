@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -30,9 +30,9 @@ from mailbridge.sources.imap import FetchLimits, ImapSource
 from mailbridge.sources.pop3 import Pop3Source
 from mailbridge.sources.push import Openings, Parking
 from mailbridge.sources.transport import MailServer
-from mailbridge.store.base import Fallback
 from mailbridge.store.store import Store
 from mailbridge.sweep import Sweeps
+from mailbridge.ways import build_router, routing_by
 
 #: bodies fetched at once over all mailboxes; more is slower and costs memory
 FETCHES: Final = 6
@@ -101,6 +101,10 @@ class Builder:
         self._rng = rng
         self._shared = Shared(run=run, room=Room(FETCHES, patience=FETCH_PATIENCE))
         self._slots: dict[str, MailboxSlots] = {}
+        #: of one configuration, by the names of their routes: mailboxes mostly share them
+        self._routers: dict[tuple[str, ...], Router | None] = {}
+        self._routed_by: Config | None = None
+        self._sends = False
         self._sweeps = Sweeps(rng=rng)
         self._ahead = asyncio.Semaphore(AHEAD)
         self.sign_ins = SignIns(daemon.config, grants=daemon.store.grants, now=utc_now, run=run)
@@ -207,8 +211,11 @@ class Builder:
 
     def routing_of(self, name: str) -> Routing:
         """Return where the mails of a mailbox go."""
-        routing = build_routing(self._config, name, run=self._run, listeners_for=self.listeners_for)
-        if all(box.send is None for box in self._config.mailboxes.values()):
+        router = self.router(self._config.mailboxes[name].routes)
+        routing = routing_by(
+            self._config, router, name, run=self._run, listeners_for=self.listeners_for
+        )
+        if not self._sends:
             return routing
         notes = BounceNotes(
             store=self._daemon.store.sends,
@@ -218,61 +225,26 @@ class Builder:
         )
         return replace(routing, heed=notes.heed)
 
+    def router(self, names: Sequence[str] | None) -> Router | None:
+        """Return the compiled routes of these names; a thousand mailboxes that share them share it.
+
+        Each configuration has its own.
+        """
+        if self._routed_by is not self._config:
+            self._routed_by, self._routers = self._config, {}
+            self._sends = any(box.send is not None for box in self._config.mailboxes.values())
+        if names is None:
+            return None
+        key = tuple(names)
+        if key not in self._routers:
+            self._routers[key] = build_router(self._config, key)
+        return self._routers[key]
+
     def _slots_of(self, name: str, mailbox: Mailbox) -> MailboxSlots:
         """Return the connections that the folders of a mailbox share."""
         if name not in self._slots:
             self._slots[name] = MailboxSlots(len(mailbox.fetch.folders), rng=self._rng)
         return self._slots[name]
-
-
-#: the events that the store finds out while it accepts mails
-FOUND_OUT: Final = ("delivery.held", "format.drift")
-
-
-def build_routing(
-    config: Config,
-    name: str,
-    *,
-    run: Callable[..., Any],
-    listeners_for: Callable[[str, str], Sequence[str]],
-) -> Routing:
-    """Return the routing of a mailbox; ``ConfigError`` has judged its routes before."""
-    names = config.mailboxes[name].routes
-    return routing_by(config, names, name, run=run, listeners_for=listeners_for)
-
-
-def routing_by(
-    config: Config,
-    names: Sequence[str] | None,
-    mailbox: str,
-    *,
-    run: Callable[..., Any],
-    listeners_for: Callable[[str, str], Sequence[str]],
-) -> Routing:
-    """Return the routing by these routes, for mails that stand in the log under ``mailbox``."""
-    return Routing(
-        router=build_router(config, names),
-        fallbacks={hook: one.after for hook, one in build_fallbacks(config).items()},
-        listeners={kind: tuple(listeners_for(mailbox, kind)) for kind in FOUND_OUT},
-        run=run,
-        now=utc_now,
-    )
-
-
-def build_fallbacks(config: Config) -> Mapping[str, Fallback]:
-    """Return, by webhook, what another one gets too, and after how long."""
-    return {
-        name: Fallback(to=hook.fallback.webhook, after=hook.fallback.after.total_seconds())
-        for name, hook in config.webhooks.items()
-        if hook.fallback is not None
-    }
-
-
-def build_router(config: Config, names: Sequence[str] | None) -> Router | None:
-    """Return the compiled routes of these names in this order, ``None`` where there are none."""
-    if names is None:
-        return None
-    return Router([config.routes[name].compile(name) for name in names])
 
 
 def build_sink(name: str, webhook: Webhook, links: Links | None = None) -> WebhookSink:

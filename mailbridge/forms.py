@@ -6,6 +6,7 @@ from datetime import datetime
 from urllib.parse import urlsplit
 
 from mailbridge.config import Config, Webhook
+from mailbridge.errors import PermanentError
 from mailbridge.event import Link
 from mailbridge.formats.base import Format
 from mailbridge.formats.native import NativeFormat
@@ -77,7 +78,12 @@ def _alamos(webhook: Webhook, place: str) -> Format:
 
 def _link(links: Links | None) -> Link:
     if links is None:
-        raise ValueError("the configuration lets no links pass without HTTP and a state key")
+        # `check` has seen both in the file; a daemon takes them at its next start.
+        raise PermanentError(
+            "links to attachments need http.listen and state.key, and this daemon has not both",
+            code="attachments.no_links",
+            fix="restart the daemon: a reload takes neither",
+        )
 
     def link(message_id: str, index: int, since: datetime) -> str:
         return links.make(message_id, index, since=since)

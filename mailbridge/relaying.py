@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from mailbridge.build import Builder, Daemon, routing_by, utc_now
+from mailbridge.build import Builder, Daemon, utc_now
 from mailbridge.config import Config
+from mailbridge.ways import routing_by
 
 if TYPE_CHECKING:
     from mailbridge.outbox import Outbox
@@ -68,7 +69,7 @@ class Relaying:
         routings = {
             address: routing_by(
                 config,
-                names,
+                self._builder.router(names),
                 MAILBOX,
                 run=self._run,
                 listeners_for=self._builder.listeners_for,

@@ -90,6 +90,15 @@ def changes(old: Config, new: Config) -> Changes:
     )
 
 
+def _in_force(old: Config, new: Config) -> Config:
+    """Return the new configuration with what only a start can change as it is.
+
+    Links would else lead to where nothing listens, or be signed with a key that nobody checks by.
+    """
+    state = new.state.model_copy(update={"database": old.state.database, "key": old.state.key})
+    return new.model_copy(update={"state": state, "http": old.http})
+
+
 def _differing(old: Mapping[str, object], new: Mapping[str, object]) -> frozenset[str]:
     return frozenset(name for name in {*old, *new} if old.get(name) != new.get(name))
 
@@ -153,15 +162,15 @@ class Running:
         """
         old = self.daemon.config
         found = changes(old, config)
+        config = _in_force(old, config)
         opened = await self._opened(config, found)
         if not await self._relayed(config, opened):
             found = dataclasses.replace(found, at_restart=(*found.at_restart, "relay"))
-        self.daemon.config = config
         remade = await self.builder.apply(config)
-        for name in found.webhooks:
-            await self._stop_sink(name)
-            if name in opened:
-                self._deliver(name, *opened[name])
+        # All at once: each of them waits for its attempts under way.
+        await asyncio.gather(*(self._stop_sink(name) for name in found.webhooks))
+        for name, (sink, stack) in opened.items():
+            self._deliver(name, sink, stack)
         for name in sorted(found.sending | remade):
             await self._stop_sending(name)
             await self._start_sending(name)
@@ -174,12 +183,14 @@ class Running:
         return found
 
     async def _relayed(self, config: Config, opened: dict[str, tuple[Any, AsyncExitStack]]) -> bool:
-        """Give the relay its section; ``False`` when that takes a restart."""
+        """Let the configuration be in force, for the relay first; ``False``: at the next start."""
+        old, self.daemon.config = self.daemon.config, config
         if self.relaying is None:
             return True
         try:
             return self.relaying.apply(config)
         except BaseException:
+            self.daemon.config = old
             for _, stack in opened.values():
                 await stack.aclose()
             raise

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mailbridge.build import build_router
 from mailbridge.config import Config, load
 from mailbridge.model import Delivery
 from mailbridge.outbox import Outbox
@@ -22,6 +21,7 @@ from mailbridge.relay.inbound import Inbound
 from mailbridge.relay.listener import Relay
 from mailbridge.routing import Routing
 from mailbridge.store.store import Store
+from mailbridge.ways import build_router
 
 #: until a test gives up; generous, since machines are shared
 SECONDS = 30
