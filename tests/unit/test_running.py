@@ -14,7 +14,7 @@ from mailbridge.build import Builder
 from mailbridge.config import Config, load
 from mailbridge.errors import PermanentError
 from mailbridge.forms import build_format
-from mailbridge.running import _in_force, changes
+from mailbridge.running import Running, _in_force, changes
 
 TEXT = """
 state: {database: "sqlite:///HOME/a.db", key: {env: KEY}}
@@ -59,6 +59,52 @@ def test_what_only_a_start_can_change_stays_in_force(tmp_path: Path) -> None:
         old.http,
     )
     assert force.routes == new.routes
+
+
+class Relaying:
+    """A relay that takes a configuration, or cannot."""
+
+    def __init__(self, daemon: Any, refuses: bool) -> None:  # noqa: FBT001 - a test
+        self.daemon, self.refuses = daemon, refuses
+        self.seen: Config | None = None
+
+    def apply(self, config: Config) -> bool:
+        """Remember what was in force when it was asked."""
+        if self.refuses:
+            raise PermanentError("the certificate cannot be used")
+        self.seen = self.daemon.config
+        return config is self.seen
+
+
+def running(config: Config, *, refuses: bool = False) -> tuple[Running, Relaying]:
+    async def taken(_: Config) -> set[str]:
+        return set()
+
+    daemon: Any = SimpleNamespace(config=config, intakes=[], dispatchers={}, sending={}, port=1)
+    relaying: Any = Relaying(daemon, refuses)
+    others: Any = {"supervisor": None, "schedule": None, "group": None, "relaying": relaying}
+    builder: Any = SimpleNamespace(apply=taken)
+    return Running(daemon=daemon, builder=builder, **others), relaying
+
+
+async def test_a_reload_is_in_force_when_the_relay_takes_it(tmp_path: Path) -> None:
+    """Whoever the relay's mails are told to is asked of the new file, but for what a start takes."""
+    old = loaded(tmp_path)
+    made, relaying = running(old)
+    found = await made.apply(loaded(tmp_path, (":8025", ":8026"), key=KEYS[1]))
+
+    assert "relay" not in found.at_restart
+    assert relaying.seen is made.daemon.config is not old
+    assert (made.daemon.config.http, made.daemon.config.state.key) == (old.http, old.state.key)
+
+
+async def test_a_relay_that_cannot_take_it_leaves_all_as_it_was(tmp_path: Path) -> None:
+    """The reload is refused as a whole, before anything has changed."""
+    old = loaded(tmp_path)
+    made, _ = running(old, refuses=True)
+    with pytest.raises(PermanentError):
+        await made.apply(loaded(tmp_path, (":8025", ":8026")))
+    assert made.daemon.config is old
 
 
 def test_links_that_need_a_restart_are_refused_with_words(tmp_path: Path) -> None:
