@@ -88,7 +88,7 @@ def running(config: Config, *, refuses: bool = False) -> tuple[Running, Relaying
 
 
 async def test_a_reload_is_in_force_when_the_relay_takes_it(tmp_path: Path) -> None:
-    """Whoever the relay's mails are told to is asked of the new file, but for what a start takes."""
+    """Whoever hears of the relay's mails is asked of the new file, but for what a start takes."""
     old = loaded(tmp_path)
     made, relaying = running(old)
     found = await made.apply(loaded(tmp_path, (":8025", ":8026"), key=KEYS[1]))
