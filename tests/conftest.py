@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -17,6 +21,33 @@ pytest_plugins = [
     "tests.servers.postfix",
     "tests.canaries",
 ]
+
+#: bytes that a run of the whole suite writes at most: databases of two workers, PostgreSQL's mostly
+ROOM: Final = 8_000_000_000
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Say at once what would otherwise come as a thousand failures in the middle."""
+    if hasattr(session.config, "workerinput"):
+        return
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < ROOM:
+        pytest.exit(
+            f"{folder} has {free / 1e9:.1f} GB free, and the suite may write {ROOM / 1e9:.0f} GB: "
+            "make room, or point TMPDIR elsewhere",
+            returncode=1,
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """Give free what each SQLite database reserves for a full disk: 32 MB of nothing a test."""
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    yield
+    if isinstance(folder, Path):
+        for reserve in folder.rglob("*.reserve"):
+            reserve.unlink(missing_ok=True)
 
 
 class Clock:
