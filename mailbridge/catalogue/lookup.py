@@ -1,0 +1,75 @@
+"""From a code to its entry, and to the words for one mailbox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from string import Template
+from typing import Final
+
+from mailbridge.catalogue import (
+    claims,
+    entra_apps,
+    entra_people,
+    entra_scopes,
+    mail,
+    network,
+    smtp,
+)
+from mailbridge.catalogue.base import Entry, Ids, Language
+
+#: what stands in a fix for an id that nobody knows yet
+_UNKNOWN: Final[Mapping[str, Mapping[Language, str]]] = {
+    "mailbox": {"en": "<mailbox>", "de": "<Postfach>"},
+    "address": {"en": "<address of the mailbox>", "de": "<Adresse des Postfachs>"},
+    "account": {"en": "<account>", "de": "<Konto>"},
+    "app": {"en": "<app>", "de": "<App>"},
+    "tenant": {"en": "<tenant id>", "de": "<Mandanten-ID>"},
+    "client_id": {"en": "<application (client) id>", "de": "<Anwendungs-ID (Client)>"},
+    "object_id": {
+        "en": "<object id of the enterprise application>",
+        "de": "<Objekt-ID der Unternehmensanwendung>",
+    },
+    "server": {"en": "<server>", "de": "<Server>"},
+    "login": {"en": "mailbridge login", "de": "mailbridge login"},
+    "sign_in": {"en": "application", "de": "application"},
+}
+
+
+def _collected(parts: Iterable[Iterable[Entry]]) -> dict[str, Entry]:
+    found: dict[str, Entry] = {}
+    for part in parts:
+        for entry in part:
+            if entry.code in found:
+                msg = f"two entries of the catalogue have the code {entry.code}"
+                raise ValueError(msg)
+            found[entry.code] = entry
+    return found
+
+
+#: every entry by its code
+CATALOGUE: Final[Mapping[str, Entry]] = _collected(
+    module.ENTRIES
+    for module in (entra_apps, entra_scopes, entra_people, claims, mail, smtp, network)
+)
+
+
+def filled(template: str, ids: Ids, language: Language) -> str:
+    """Return a sentence of the catalogue with the ids in it."""
+    known = {name: value or _UNKNOWN[name][language] for name, value in asdict(ids).items()}
+    return Template(template).substitute(known)
+
+
+def explain(
+    code: str, ids: Ids, language: Language = "en", *, said: str = "", fix: str = ""
+) -> tuple[str, str]:
+    """Return cause and fix for a code; what the catalogue lacks is told in the server's words.
+
+    ``said`` and ``fix`` are those words, and no template.
+    """
+    entry = CATALOGUE.get(code)
+    if entry is None:
+        return said, fix
+    return filled(entry.cause.of(language), ids, language), filled(
+        entry.fix.of(language), ids, language
+    )

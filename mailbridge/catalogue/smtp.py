@@ -1,0 +1,9 @@
+"""What SMTP servers answer."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mailbridge.catalogue.base import Entry
+
+ENTRIES: Final[tuple[Entry, ...]] = ()
