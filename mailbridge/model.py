@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -49,9 +50,7 @@ class MessageRef:
         No key and no counter goes in, so it is the same over retries, restarts, replay and
         even after the database was lost (docs/reliability: at least once, never under two ids).
         """
-        place: list[object] = [self.mailbox, self.folder]
-        place += [self.uidvalidity, self.uid] if self.protocol == "imap" else [self.uidl]
-        return derived_id("mail", place)
+        return _message_id(self)
 
     def source(self) -> dict[str, Any]:
         """Return the ``data.source`` object of a webhook."""
@@ -71,6 +70,14 @@ def derived_id(kind: str, parts: list[object]) -> str:
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     # 17 bytes are 28 characters, of which 26 are wanted.
     return "msg_" + base64.b32encode(digest[:17]).decode("ascii")[:26]
+
+
+@lru_cache(maxsize=4096)
+def _message_id(ref: MessageRef) -> str:
+    # Asked for half a dozen times on a mail's way in.
+    place: list[object] = [ref.mailbox, ref.folder]
+    place += [ref.uidvalidity, ref.uid] if ref.protocol == "imap" else [ref.uidl]
+    return derived_id("mail", place)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +198,8 @@ class Batch:
     to ``sinks``. ``fallbacks`` are, for sinks that have one, the seconds after which a delivery
     that was not taken goes to another too. ``listeners`` are, by event type, the sinks that are
     told of what the store itself finds out (``delivery.held``, ``format.drift``).
+    ``marks`` are, by ``MessageRef.message_id``, what messages are marked with as test mails; the
+    store knows which of them are (``test_mail``), and those go to no sink as mails.
     POP3 has no UIDs to put a line between: ``before`` are UIDLs that lay there when the watch
     began, or are listed again after they were gone (remembered, not delivered), ``gone`` those
     that the server no longer lists (remembered for a while).
@@ -210,14 +219,19 @@ class Batch:
     rulings: Mapping[str, Ruling] = field(default_factory=lambda: MappingProxyType({}))
     fallbacks: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     listeners: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    marks: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """What an ``accept`` did: messages that are new in the store, and those it already had."""
+    """What an ``accept`` did: messages that are new in the store, and those it already had.
+
+    ``tests`` of the new ones are test mails of ours.
+    """
 
     new: int
     known: int
+    tests: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,7 +328,7 @@ class Recipient:
 
 
 #: the way by which an outgoing mail came in
-Via = Literal["api", "cli", "sendmail", "relay"]
+Via = Literal["api", "cli", "sendmail", "relay", "probe"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from mailbridge.model import Batch, RawMessage, Ruling
-from mailbridge.parse import parse
+from mailbridge.parse.lately import lately
 from mailbridge.route.decide import Router
 
 log = structlog.get_logger()
@@ -58,7 +58,7 @@ def _rule(router: Router, messages: Sequence[RawMessage], now: datetime) -> Mapp
 def _ruling(router: Router, message: RawMessage, now: datetime) -> Ruling:
     ref = message.ref
     try:
-        ruling = router.rule(parse(message.raw), received_at=message.received_at, now=now)
+        ruling = router.rule(lately.parse(message.raw), received_at=message.received_at, now=now)
     except Exception:
         # A bug of ours. Who knows whether it is the alarm: it is kept, and told to a person.
         log.exception(

@@ -15,7 +15,8 @@ from mailbridge.event import (
     notice_event,
 )
 from mailbridge.model import Delivery
-from mailbridge.parse import ParsedMessage, parse
+from mailbridge.parse import ParsedMessage
+from mailbridge.parse.lately import lately
 
 JSON: Final = "application/json; charset=utf-8"
 
@@ -66,7 +67,7 @@ class NativeFormat:
                 delivery.created_at,
                 delivery.body,
             )
-        message = parse(delivery.mail.raw)
+        message = lately.again(delivery.mail.raw, delivery.mail.raw_sha256)
         said: dict[str, Any] = {
             "route": delivery.route,
             "fields": delivery.fields,

@@ -85,7 +85,7 @@ def _regex(spec: RegexField) -> _Find:
         raise fault.below("regex") from None
 
     def find(reading: Reading) -> str | None:
-        text = reading.text(spec.place, spec.attachment)
+        text = reading.encoded(spec.place, spec.attachment)
         found = None if text is None else regex.search(text)
         return None if found is None else found.value.strip()[:VALUE_CHARACTERS] or None
 

@@ -23,7 +23,9 @@ QUOTED: Final = 80
 def quoted(text: str) -> str:
     """Return the beginning of what a sender wrote, fit to be read on one line."""
     cut = text[: QUOTED + 1]
-    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    safe = cut
+    if not cut.isprintable():
+        safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
     return f"«{safe}»" if len(safe) <= QUOTED else f"«{safe[: QUOTED - 1]}…»"
 
 
@@ -195,7 +197,7 @@ def _attachment(globs: Sequence[str]) -> Condition:
 
 def _subject(wanted: Regex) -> Condition:
     def ask(sight: Sight) -> str | None:
-        if wanted.search(sight.subject) is not None:
+        if wanted.fits(sight.subject):
             return None
         return f"subject: the regex finds nothing in {quoted(sight.message.subject or '')}"
 
@@ -209,7 +211,7 @@ def _header(name: str, wanted: Regex) -> Condition:
         values = sight.headers.get(key)
         if values is None:
             return f"headers: there is no {name}"
-        if any(wanted.search(value) is not None for value in values):
+        if any(map(wanted.fits, values)):
             return None
         return f"headers: the regex finds nothing in {name}"
 
@@ -218,7 +220,7 @@ def _header(name: str, wanted: Regex) -> Condition:
 
 def _text(wanted: Regex) -> Condition:
     def ask(sight: Sight) -> str | None:
-        if wanted.search(sight.text) is not None:
+        if wanted.fits(sight.text):
             return None
         size = len(sight.text)
         looked = f"the first {wanted.limit} of " if size > wanted.limit else ""

@@ -38,6 +38,13 @@ class Reading:
         """Return the text of a place with one kind of line end, ``None`` where there is none."""
         return self.once(place, glob, lambda: _lines(self._text(place, glob)))
 
+    def encoded(self, place: str, glob: str = "") -> bytes | None:
+        """Return the same as regexes read it."""
+        text = self.text(place, glob)
+        if text is None:
+            return None
+        return self.once(f"bytes {place}", glob, lambda: text.encode("utf-8", "replace"))
+
     def attachment(self, glob: str) -> Attachment | None:
         """Return the first attachment whose file name fits, without regard to case."""
         wanted = glob.casefold()
@@ -79,4 +86,6 @@ def decoded(content: bytes) -> str:
 
 
 def _lines(text: str | None) -> str | None:
-    return None if text is None else text.replace("\r\n", "\n").replace("\r", "\n")
+    if text is None or "\r" not in text:
+        return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")

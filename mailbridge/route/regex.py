@@ -45,14 +45,21 @@ class Regex:
         size = max(1, regexp.programsize)
         self.limit = max(TEXT_BYTES_AT_LEAST, min(TEXT_BYTES, WORK // size))
 
+    def fits(self, text: str | bytes) -> bool:
+        """Whether there is a match in the first ``limit`` bytes; see ``search``."""
+        return self._regexp.search(_bytes(text)[: self.limit]) is not None
+
     def search(self, text: str | bytes) -> Found | None:
         """Return the first match in the first ``limit`` bytes. Bytes are taken as UTF-8."""
-        data = text if isinstance(text, bytes) else text.encode("utf-8", "replace")
-        found = self._regexp.search(data[: self.limit])
+        found = self._regexp.search(_bytes(text)[: self.limit])
         if found is None:
             return None
         value = found.group(self._group)
         return Found(_text(found.group(0)), _text(value or b""))
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode("utf-8", "replace")
 
 
 def _text(data: bytes) -> str:
