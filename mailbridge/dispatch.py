@@ -99,7 +99,8 @@ class Dispatcher:
         self._strict = strict
         self._lease = lease
         breaker = Breaker(limit=sink.concurrency, probe_every=PROBE_EVERY[policy.name])
-        self._gate = Gate(breaker, steady)
+        self._gate = gate = Gate(breaker, steady)
+        health.pause = lambda: gate.wait
         self._watch = SinkWatch(health, now)
         self._outage = Outage(
             sink=self.name,

@@ -180,6 +180,8 @@ class SinkHealth:
     dead: int = 0
     held: int = 0
     trouble: str = ""
+    #: tells the seconds until something may be sent again; 0 when it may now
+    pause: Callable[[], float] = field(default=lambda: 0.0, repr=False)
     #: seconds from when a mail was visible on its server until this sink had it
     took: Histogram = field(default_factory=lambda: Histogram(DELIVERY_BOUNDS))
 

@@ -10,13 +10,14 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from mailbridge import __version__, send_status
 from mailbridge.config import Config
 from mailbridge.diagnose.steps import Diagnosis
+from mailbridge.expecting import Expecting
 from mailbridge.health import FolderHealth, Health, Sight, SinkHealth
 from mailbridge.http.control import Command
 from mailbridge.model import Grant
@@ -98,6 +99,11 @@ class Operator:
         """The configuration in force; a reload exchanges it."""
         return self._daemon.config
 
+    @property
+    def expecting(self) -> Expecting:
+        """Where test mails are announced."""
+        return Expecting(config=lambda: self._config, store=self._store.probes)
+
     def commands(self) -> dict[str, Command]:
         """Return the commands by the names that the control socket knows."""
         return {
@@ -109,6 +115,7 @@ class Operator:
             "grant-forget": self.forget_grant,
             "diagnose": self.diagnose,
             **SendDesk(self.outbox).commands(),
+            **self.expecting.commands(),
         }
 
     async def save_grant(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -310,9 +317,12 @@ def _folder(name: str, health: FolderHealth | None, count: FolderCount | None) -
 def _webhook(name: str, health: SinkHealth | None, count: SinkCount | None) -> dict[str, Any]:
     count = count or SinkCount(sink=name)
     failing = health.failing_since if health else None
+    pause = health.pause() if health else 0.0
     return {
         "name": name,
         "state": _webhook_state(health),
+        # While it is failing, or has asked for a pause, everything waits for this moment.
+        "next_try": _text(datetime.now(UTC) + timedelta(seconds=pause)) if pause else None,
         "waiting": count.queued + count.deferred + count.claimed,
         "queued": count.queued,
         "deferred": count.deferred,

@@ -178,6 +178,8 @@ def _print_status(document: Mapping[str, Any]) -> None:
     for hook in document["webhooks"]:
         if hook["last_reason"]:
             say(f"  {hook['name']}: since {hook['failing_since']}: {hook['last_reason']}")
+        if hook["next_try"]:
+            say(f"  {hook['name']}: nothing is sent before {hook['next_try']}")
     if document["sending"]:
         _print_sending(document["sending"])
 

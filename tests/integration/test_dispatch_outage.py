@@ -306,6 +306,21 @@ async def test_the_end_is_told_also_after_a_restart(
     assert [one.type for one in await told(store)] == ["webhook.failing", "webhook.recovered"]
 
 
+async def test_it_can_be_seen_when_the_next_try_comes(store: Store, clock: Clock) -> None:
+    """Who looks at a failing sink sees how long everything waits for its next probe."""
+    await fill(store, 12)
+    rig = Rig(store, clock, Sink(DOWN, concurrency=1))
+    async with Running(rig.dispatcher()):
+        assert rig.health.pause() == 0
+        await until(lambda: len(rig.sink.got) >= 5)
+        await rig.settled()
+        assert rig.health.pause() == 60
+        rig.sink.answer = OK
+        rig.advance(61)
+        await until(lambda: rig.health.delivered == 12)
+        assert rig.health.pause() == 0
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 async def test_a_slip_in_the_set_up_is_told_after_three(
     store: Store, clock: Clock, status: int
