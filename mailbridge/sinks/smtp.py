@@ -42,6 +42,8 @@ log = structlog.get_logger(__name__)
 
 #: recipients of one transaction; every server takes so many (RFC 5321, 4.5.3.1.8)
 RECIPIENTS: Final = 100
+#: mails in hand for each connection: while what became of one is noted, others use it
+AHEAD: Final = 2
 #: seconds until a mailbox that needs a person is tried again
 PARKED: Final = 900.0
 #: bytes from which on a mail is brought into form in a thread
@@ -87,7 +89,8 @@ class SmtpSink:
         now: Callable[[], datetime],
     ) -> None:
         self.name = f"send:{mailbox}"
-        self.concurrency = connections
+        # Who has an answer to note, or waits for the store, keeps no connection from the next one.
+        self.concurrency = AHEAD * connections
         self.pause: Pause | None = None
         self._mailbox = mailbox
         self._store = store

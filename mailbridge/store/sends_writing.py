@@ -6,7 +6,8 @@ Every function works inside the transaction of its ``connection`` and commits no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from mailbridge.errors import MailbridgeError, PermanentError
 from mailbridge.model import Delivery, DeliveryState, Outgoing, Recipient
 from mailbridge.store.base import AcceptedSend
 from mailbridge.store.dialect import insert, write_raw
-from mailbridge.store.driver import Many
+from mailbridge.store.driver import Many, among
 from mailbridge.store.enqueue import Event, write_deliveries
 from mailbridge.store.scan import storable
 from mailbridge.store.sends_lookup import PREFIX
@@ -35,28 +36,39 @@ _KNOWN: Final = sa.select(idempotency.c.digest, idempotency.c.send_id).where(
     idempotency.c.client == sa.bindparam("asker"), idempotency.c.key == sa.bindparam("by")
 )
 _IN_HAND: Final = (
-    sa.select(deliveries.c.send, deliveries.c.state, deliveries.c.fence)
-    .where(deliveries.c.pk == sa.bindparam("number", type_=sa.BigInteger))
+    sa.select(deliveries.c.pk, deliveries.c.send, deliveries.c.state, deliveries.c.fence)
+    .where(among(deliveries.c.pk))
+    # Hosts that share a database take them in the same order.
+    .order_by(deliveries.c.pk)
     .with_for_update()
 )
-_SENT: Final = sends.update().where(sends.c.pk == sa.bindparam("one", type_=sa.BigInteger))
-_IN_DOUBT: Final = _SENT.values(
-    in_doubt_at=sa.bindparam("at", type_=sa.BigInteger), released=sa.literal_column("0")
+_IN_DOUBT: Final = Many(
+    sends.update()
+    .where(sends.c.pk == sa.bindparam("one"))
+    .values(in_doubt_at=sa.bindparam("when"), released=sa.literal_column("0")),
+    *("when", "one"),
 )
-_ANSWERED: Final = _SENT.values(
-    in_doubt_at=sa.null(),
-    reply=sa.func.coalesce(sa.bindparam("said", type_=sa.Text), sends.c.reply),
+_ANSWERED: Final = Many(
+    sends.update()
+    .where(sends.c.pk == sa.bindparam("one"))
+    .values(
+        in_doubt_at=sa.null(),
+        reply=sa.func.coalesce(sa.bindparam("said", type_=sa.Text), sends.c.reply),
+    ),
+    *("said", "one"),
 )
-_THOSE: Final = recipients.c.send == sa.bindparam("one", type_=sa.BigInteger)
 #: whoever has neither got the mail for sure nor been refused
 NOT_ENDED: Final = sa.text("recipients.state IN ('open', 'doubt')")
-_OPEN: Final = sa.select(recipients.c.number, recipients.c.address).where(_THOSE, NOT_ENDED)
-_SURE: Final = recipients.update().where(_THOSE, recipients.c.state == "doubt").values(state="open")
+_SURE: Final = (
+    recipients.update()
+    .where(among(recipients.c.send), recipients.c.state == "doubt")
+    .values(state="open")
+)
 _SETTLE: Final = Many(
     recipients.update()
     .where(
         recipients.c.send == sa.bindparam("one"),
-        recipients.c.number == sa.bindparam("nth"),
+        recipients.c.address == sa.bindparam("whose"),
         NOT_ENDED,
     )
     .values(
@@ -65,7 +77,7 @@ _SETTLE: Final = Many(
         reply=sa.bindparam("said"),
         at=sa.bindparam("when"),
     ),
-    *("becomes", "because", "said", "when", "one", "nth"),
+    *("becomes", "because", "said", "when", "one", "whose"),
 )
 
 
@@ -157,63 +169,68 @@ def bare(message_id: str) -> str:
     return message_id.strip().removeprefix("<").removesuffix(">")
 
 
-#: something that is noted of one delivery; tells whether its claim held
-Note = Callable[[sa.Connection], bool]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What is noted of a delivery in hand: whom the dot is about, or what the answer was.
 
-
-def note(connection: sa.Connection, notes: Sequence[tuple[int, Note]]) -> list[bool]:
-    """Note things of deliveries, by number; hosts that share a database go by that order."""
-    order = sorted(range(len(notes)), key=lambda place: notes[place][0])
-    held = {place: notes[place][1](connection) for place in order}
-    return [held[place] for place in range(len(notes))]
-
-
-def in_doubt(connection: sa.Connection, delivery: Delivery, asked: Sequence[str], now: int) -> bool:
-    """Note that the dot is about to be written for these; false when the claim is lost."""
-    send, ours = _held(connection, delivery)
-    if send is None or not ours:
-        return False
-    connection.execute(_SURE, {"one": send})
-    settle(connection, send, [Recipient(address=one, state="doubt") for one in asked], now)
-    connection.execute(_IN_DOUBT, {"one": send, "at": now})
-    return True
-
-
-def answered(
-    connection: sa.Connection, delivery: Delivery, told: Sequence[Recipient], now: int
-) -> bool:
-    """Note what the server said of recipients; false when the claim is lost.
-
-    Then only that somebody has the mail is noted: it is true whoever says so, and keeps the
-    one who holds the claim now, or the next, from sending it there again.
+    ``answered`` tells which of the two; ``at`` is in microseconds, the same for all of ``told``.
     """
-    send, ours = _held(connection, delivery)
-    if send is None:
-        return False
-    settle(connection, send, [one for one in told if ours or one.state == "taken"], now)
-    if ours:
-        connection.execute(_SURE, {"one": send})
-        said = next((one.reply for one in reversed(told) if one.reply), None)
-        connection.execute(_ANSWERED, {"one": send, "said": said and storable(said)[:REPLY]})
-    return ours
+
+    delivery: Delivery
+    told: Sequence[Recipient]
+    answered: bool
+    at: int
 
 
-def settle(connection: sa.Connection, send: int, told: Sequence[Recipient], now: int) -> None:
-    """Write what became of recipients that are open; what has ended stays as it is."""
-    said = {storable(one.address): one for one in told}
-    rows: list[tuple[Any, ...]] = []
-    for number, address in connection.execute(_OPEN, {"one": send}).all() if said else ():
-        if (one := said.get(address)) is not None:
-            at = now if one.state in {"taken", "refused"} else None
-            reply = storable(one.reply)[:REPLY]
-            rows.append((one.state, storable(one.code), reply, at, send, number))
-    if rows:
-        _SETTLE.run(connection, rows)
+def note(connection: sa.Connection, notes: Sequence[Note]) -> list[bool]:
+    """Note things of deliveries, each of another one; tells for each whether its claim held.
+
+    An answer of which the claim is lost says only who has the mail: that is true whoever says
+    so, and keeps the one who holds the claim now, or the next, from sending it there again.
+    """
+    numbers = [one.delivery.id for one in notes]
+    rows = connection.execute(_IN_HAND, {"ids": numbers}).all()
+    mails: dict[int, int] = {number: send for number, send, _, _ in rows}
+    fences = {number: fence for number, _, state, fence in rows if state == DeliveryState.CLAIMED}
+    held = [fences.get(one.delivery.id) == one.delivery.fence for one in notes]
+    ours = [one for one, holds in zip(notes, held, strict=True) if holds]
+    doubts = [mails[one.delivery.id] for one in ours if not one.answered]
+    answers = {mails[one.delivery.id]: one for one in ours if one.answered}
+    if doubts:
+        connection.execute(_SURE, {"ids": doubts})
+    settled = [
+        row
+        for one, holds in zip(notes, held, strict=True)
+        if holds or (one.answered and one.delivery.id in mails)
+        for row in _settled(mails[one.delivery.id], one, holds=holds)
+    ]
+    if settled:
+        _SETTLE.run(connection, settled)
+    if doubts:
+        began = [(one.at, mails[one.delivery.id]) for one in ours if not one.answered]
+        _IN_DOUBT.run(connection, began)
+    if answers:
+        connection.execute(_SURE, {"ids": list(answers)})
+        _ANSWERED.run(connection, [(_last_word(one), send) for send, one in answers.items()])
+    return held
 
 
-def _held(connection: sa.Connection, delivery: Delivery) -> tuple[int | None, bool]:
-    """Return the row of a delivery's mail, and whether its claim holds; nobody changes it now."""
-    row = connection.execute(_IN_HAND, {"number": delivery.id}).one_or_none()
-    if row is None:
-        return None, False
-    return row.send, row.state == DeliveryState.CLAIMED and row.fence == delivery.fence
+def _settled(send: int, note: Note, *, holds: bool) -> list[tuple[Any, ...]]:
+    """Return the rows for recipients that are open; what has ended stays as it is."""
+    said = {storable(one.address): one for one in note.told if holds or one.state == "taken"}
+    return [
+        (
+            one.state,
+            storable(one.code),
+            storable(one.reply)[:REPLY],
+            note.at if one.state in {"taken", "refused"} else None,
+            send,
+            address,
+        )
+        for address, one in said.items()
+    ]
+
+
+def _last_word(note: Note) -> str | None:
+    said = next((one.reply for one in reversed(note.told) if one.reply), None)
+    return said and storable(said)[:REPLY]

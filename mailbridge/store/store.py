@@ -45,6 +45,7 @@ from mailbridge.store.engine import Mode
 from mailbridge.store.files import this_process
 from mailbridge.store.grants import Grants
 from mailbridge.store.outages import Outages
+from mailbridge.store.probes import Probes
 from mailbridge.store.sealing import Key
 from mailbridge.store.sends import Sends
 from mailbridge.store.tables import micros, moment_or_none, utc_now
@@ -76,6 +77,7 @@ class Store:
         self._walk = retention.Walk()
         self._background: set[asyncio.Future[None]] = set()
         self.outages = Outages(self._run)
+        self.probes = Probes(access, self._run)
         self.sends = Sends(access, now, self._background)
 
     @classmethod
@@ -139,9 +141,7 @@ class Store:
 
     async def checkpoint(self, mailbox: str, folder: str) -> Checkpoint | None:
         """Return how far the folder was read, ``None`` before the first look."""
-        return await self._run(
-            lambda connection, _: standing.checkpoint(connection, mailbox, folder)
-        )
+        return await self._run(lambda it, _: standing.checkpoint(it, mailbox, folder))
 
     async def gaps_due(self, mailbox: str, folder: str, now: datetime) -> Sequence[Gap]:
         """Return the gaps whose next try is due at ``now``, the longest waiting first."""
@@ -154,7 +154,7 @@ class Store:
     ) -> Sequence[Fingerprint]:
         """Return what the messages of one epoch are recognised by, in the order of their UIDs."""
         return await self._run(
-            lambda connection, _: standing.fingerprints(connection, mailbox, folder, uidvalidity)
+            lambda it, _: standing.fingerprints(it, mailbox, folder, uidvalidity)
         )
 
     async def unknown(
@@ -184,9 +184,7 @@ class Store:
 
     async def unsettled(self, mailbox: str, folder: str, limit: int) -> Sequence[MessageRef]:
         """Return accepted messages that the server has not been told about, oldest first."""
-        return await self._run(
-            lambda connection, _: standing.unsettled(connection, mailbox, folder, limit)
-        )
+        return await self._run(lambda it, _: standing.unsettled(it, mailbox, folder, limit))
 
     async def settled(self, refs: Sequence[MessageRef]) -> None:
         """Remember that the server has been told."""
@@ -218,6 +216,8 @@ class Store:
 
     async def resolve(self, resolutions: Sequence[Resolution]) -> Sequence[Resolution]:
         """Write what attempts came to, in one commit; returns those whose claim still held."""
+        if all(one.delivery.send is not None for one in resolutions):
+            return await self.sends.resolve(resolutions)
         return await self._run(
             lambda connection, now: outcomes.resolve(connection, resolutions, now)
         )

@@ -1,12 +1,14 @@
 """Many small writes in one commit: who comes while one is under way shares the next.
 
 A commit costs a few milliseconds, nearly all of it waiting for the disk, however little it
-writes. A caller that is alone does not wait for company.
+writes. A caller that is alone does not wait for company, unless he says that he has the time
+(``linger``) and there is some to come: then the first who has not takes him along.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -38,6 +40,8 @@ class _Piece(Generic[Item]):
     item: Item
     size: int
     done: asyncio.Future[Any]
+    #: until when it has the time to wait for company, by the loop's clock; 0: it has none
+    until: float
 
 
 class Together(Generic[Item, Result]):
@@ -59,12 +63,19 @@ class Together(Generic[Item, Result]):
         self._write = write
         self._background = background
         self._waiting: list[_Piece[Item]] = []
+        self._came = asyncio.Event()
         self._busy = False
 
-    async def run(self, item: Item, *, size: int = 0) -> Result:
-        """Write an item; returns, or raises, once that is committed. ``size`` is in bytes."""
-        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Piece(item, size, done))
+    async def run(self, item: Item, *, size: int = 0, linger: float = 0.0) -> Result:
+        """Write an item; returns, or raises, once that is committed. ``size`` is in bytes.
+
+        With ``linger`` it may wait so many seconds for another one to share its commit.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Result] = loop.create_future()
+        until = loop.time() + linger if linger else 0.0
+        self._waiting.append(_Piece(item, size, done, until))
+        self._came.set()
         if not self._busy:
             self._busy = True
             task = asyncio.ensure_future(self._work_off())
@@ -75,9 +86,22 @@ class Together(Generic[Item, Result]):
     async def _work_off(self) -> None:
         try:
             while self._waiting:
+                await self._company()
                 await self._commit(self._next())
         finally:
             self._busy = False
+
+    async def _company(self) -> None:
+        """Wait until somebody has no time to wait, or there are as many as a commit takes."""
+        loop = asyncio.get_running_loop()
+        while len(self._waiting) < MOST:
+            left = min(one.until for one in self._waiting) - loop.time()
+            if left <= 0:
+                return
+            self._came.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._came.wait()
 
     def _next(self) -> list[_Piece[Item]]:
         """Take the oldest that fit into one commit, at least one."""
