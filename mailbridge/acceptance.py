@@ -17,6 +17,7 @@ from mailbridge.model import Accepted, Batch, Fingerprint, Gap, MessageRef, Noti
 from mailbridge.routing import Routing, counted
 from mailbridge.sources.base import Session
 from mailbridge.store.base import IntakeStore
+from mailbridge.test_mail import mark_of
 
 log = structlog.get_logger()
 
@@ -84,11 +85,12 @@ class Acceptance:
             # Before the commit that forgets the gap: its id is derived, so a repeat is harmless.
             notices = [_vanished(ref, self._address, self._now()) for ref in batch.vanished]
             await self._store.notify(notices, self._listeners)
-        batch = replace(batch, sinks=self._sinks)
+        batch = replace(batch, sinks=self._sinks, marks=_marks(batch))
         if self._routing is not None:
             batch = await self._routing.ruled(batch)
         accepted = await self._store.accept(batch, address=self._address, settles=self._settles)
-        self.health.progress(self._now(), accepted.new)
+        # A test says nothing of when the last mail came.
+        self.health.progress(self._now(), accepted.new - accepted.tests)
         for gap in batch.gaps:
             self._say_gap(gap)
         if batch.swept and (accepted.new or batch.gaps):
@@ -100,6 +102,7 @@ class Acceptance:
                 folder=self.folder,
                 new=accepted.new,
                 known=accepted.known,
+                **({"tests": accepted.tests} if accepted.tests else {}),
                 uid=batch.checkpoint.uid,
                 **({"routes": counted(batch.rulings)} if batch.rulings else {}),
             )
@@ -142,6 +145,12 @@ class Acceptance:
             if len(done) < len(refs):
                 return False  # the rest is tried again at the next look
         return True
+
+
+def _marks(batch: Batch) -> dict[str, str]:
+    """Return what messages say they are tests by; the store knows which of them are."""
+    marks = ((one.ref.message_id, mark_of(one.raw)) for one in batch.messages)
+    return {name: mark for name, mark in marks if mark is not None}
 
 
 def _vanished(ref: MessageRef, address: str, now: datetime) -> Notice:

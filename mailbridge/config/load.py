@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from mailbridge.config import document as document_
-from mailbridge.config import relay_rules, route_rules, rules
+from mailbridge.config import probe_rules, relay_rules, route_rules, rules
 from mailbridge.config.clouds import CLOUDS
 from mailbridge.config.explain import explain, unknown
 from mailbridge.config.http import Http, check_http
@@ -161,6 +161,7 @@ class _Loader:
         rules.check_webhooks(webhooks, self._problems)
         route_rules.check_names(self._document, self._problems)
         route_rules.check_routes(routes, webhooks, self._problems)
+        probe_rules.check_probes(mailboxes, webhooks, routes, self._problems)
         brought = relay_rules.named_routes(relay)
         route_rules.check_use(routes, mailboxes, webhooks, self._problems, brought=brought)
         if relay is not None:
@@ -180,7 +181,11 @@ class _Loader:
             http=http,
             apps={name: around.app(app) for name, app in apps.items()},
             mailboxes={
-                name: around.mailbox(_complete(box, apps[box.app], named.get(name, ())))
+                name: around.mailbox(
+                    probe_rules.complete(
+                        _complete(box, apps[box.app], named.get(name, ())), webhooks, routes
+                    )
+                )
                 for name, box in mailboxes.items()
             },
             webhooks={name: around.webhook(hook) for name, hook in webhooks.items()},

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema, model_validator
 
+from mailbridge.config.probe import Probe
 from mailbridge.config.problems import fault
 from mailbridge.config.proxies import ProxySetting
 from mailbridge.config.routes import Names
@@ -151,11 +152,26 @@ class Mailbox(Section):
         "every webhook gets every mail",
     )
     send: Send | None = Field(None, description="how it sends; leave out if it never does")
+    probe: Probe | None = Field(
+        None, description="a test mail to itself by the clock, which has to reach the webhooks"
+    )
 
     @property
     def account(self) -> str:
         """Who signs in where a person does."""
         return self.signed_in_as or self.address
+
+    @model_validator(mode="after")
+    def _can_probe(self) -> Mailbox:
+        if self.probe is None:
+            return self
+        if self.send is None:
+            message = "a probe is sent by the mailbox itself, and it does not send"
+            raise fault(message, "add `send: {}`.", key="probe")
+        if self.fetch.protocol == "none":
+            message = "a probe has to arrive in the mailbox, and nothing is fetched from it"
+            raise fault(message, "write `fetch: {protocol: imap}` or pop3.", key="probe")
+        return self
 
     @model_validator(mode="after")
     def _signs_in(self) -> Mailbox:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from mailbridge.model import (
@@ -22,7 +22,7 @@ from mailbridge.model import (
     Recipient,
     Resolution,
 )
-from mailbridge.store.rows import SendRow
+from mailbridge.store.rows import ProbeOutcome, ProbeRow, SendRow
 
 
 class IntakeStore(Protocol):
@@ -295,3 +295,45 @@ class Bounce:
     recipient: str
     report: str
     at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """A test mail that is about to be sent; ``webhooks`` are told of its arrival.
+
+    ``message_id`` has its brackets. ``within`` is how long it may take.
+    """
+
+    mailbox: str
+    nonce: str
+    message_id: str
+    webhooks: tuple[str, ...]
+    scheduled: bool
+    within: timedelta
+
+
+class ProbeStore(Protocol):
+    """A ``Protocol``: the test mails; ``Store.probes``. They are recognised by ``accept``."""
+
+    async def expect(self, test: Expected) -> bool:
+        """Put down a test mail; has to be over before it is sent.
+
+        ``False``, with nothing put down, when it is scheduled and another of its mailbox is open.
+        """
+
+    async def probe(self, mailbox: str, nonce: str) -> ProbeRow | None:
+        """Return a test mail and how far it has come, ``None`` when there is none."""
+
+    async def waiting(self, missed: Sequence[str] = ()) -> Sequence[ProbeRow]:
+        """Return the scheduled ones that are not judged, and those of these nonces."""
+
+    async def last(self, *outcomes: ProbeOutcome) -> Sequence[ProbeRow]:
+        """Return, of each mailbox, the last scheduled one that ended as one of these."""
+
+    async def end(
+        self, nonce: str, outcome: ProbeOutcome, notice: Notice | None, sinks: Sequence[str]
+    ) -> bool:
+        """Judge a test mail and tell ``sinks``, in one commit; ``False`` if somebody has.
+
+        An open one becomes anything but ``late``, which only a missed one becomes.
+        """

@@ -20,6 +20,7 @@ from mailbridge.store.driver import Many
 from mailbridge.store.tables import deliveries, micros, sequences
 
 MAIL: Final = "mail.received"
+PING: Final = "test.ping"
 #: the sinks that hear of a kind of event of a mailbox, asked as (mailbox, kind)
 Listeners = Callable[[str, str], Sequence[str]]
 QUEUED: Final = DeliveryState.QUEUED.value

@@ -24,7 +24,7 @@ from mailbridge.model import (
     Notice,
     RawMessage,
 )
-from mailbridge.store import drift, routing, uidls
+from mailbridge.store import drift, probes, routing, uidls
 from mailbridge.store.dialect import chunks, insert, upsert, write_raw
 from mailbridge.store.driver import Many, among
 from mailbridge.store.enqueue import MAIL, Event, next_sequence, untold, write_deliveries
@@ -47,6 +47,7 @@ _MESSAGES: Final = Many(
     messages.insert(),
     *("id", "mailbox", "folder", "protocol", "uidvalidity", "uid", "uidl", "address"),
     *("message_id", "received_at", "accepted_at", "size", "sha256", "settle", "routed", "kept"),
+    "test",
 )
 _CLOSE_GAPS: Final = gaps.delete().where(among(gaps.c.id))
 _NOW: Final = sa.bindparam("now", type_=sa.BigInteger)
@@ -102,13 +103,17 @@ def accept(
     renamed = {ref.message_id: (ref, former) for ref, former in batch.known}
     stored = _already(connection, [*offered, *renamed, *(gap.ref.message_id for gap in batch.gaps)])
     new = {key: message for key, message in offered.items() if key not in stored}
+    tests = probes.recognise(connection, batch.mailbox, batch.marks, new, now)
+    mails = {key: message for key, message in new.items() if key not in tests}
     common = {
         "address": address,
         "accepted_at": now,
         "settle": Settle.WANTED if settles else Settle.NOT_WANTED,
     }
-    if new:
-        _take_in(connection, batch, new, common)
+    if mails:
+        _take_in(connection, batch, mails, common)
+    if tests:
+        _take_in_tests(connection, batch.mailbox, tests, new, common)
     known = {key: value for key, value in renamed.items() if key not in stored and key not in new}
     if known:
         _write_known(connection, known, common)
@@ -121,8 +126,23 @@ def accept(
                 {"vanished_at": now},
             )
     uidls.write(connection, batch, now)
-    _write_checkpoint(connection, batch.checkpoint, now=now, accepted=bool(new))
-    return Accepted(new=len(new), known=len(batch.messages) - len(new))
+    _write_checkpoint(connection, batch.checkpoint, now=now, accepted=bool(mails))
+    return Accepted(new=len(new), known=len(batch.messages) - len(new), tests=len(tests))
+
+
+def _take_in_tests(
+    connection: sa.Connection,
+    mailbox: str,
+    tests: Mapping[str, Sequence[str]],
+    new: Mapping[str, RawMessage],
+    common: dict[str, Any],
+) -> None:
+    """Write test mails of ours; no route is asked, and nobody gets them as mails."""
+    arrived = {key: new[key] for key in tests}
+    routed = {key: len(sinks) for key, sinks in tests.items()}
+    _write_messages(connection, arrived, common | {"test": 1}, routed)
+    _write_raw(connection, arrived)
+    probes.tell(connection, mailbox, tests, arrived, common)
 
 
 def _take_in(
@@ -163,7 +183,8 @@ def _write_messages(
         uids = (ref.uidvalidity, ref.uid, storable(ref.uidl))
         about = (message_id(content), received_at, now, len(content))
         digest = hashlib.sha256(content).hexdigest()
-        rows.append((key, *place, *uids, address, *about, digest, settle, routed[key], Kept.RAW))
+        kept = (settle, routed[key], Kept.RAW, common.get("test"))
+        rows.append((key, *place, *uids, address, *about, digest, *kept))
     _MESSAGES.run(connection, rows)
 
 
@@ -264,6 +285,7 @@ def _write_known(
                 "sha256": row.sha256 if row else "",
                 # One step to the message itself, however often the folder was renumbered.
                 "known_as": (row.known_as if row else None) or name,
+                "test": row.test if row else None,
                 "routed": 0,
                 "kept": Kept.LOG,
             }

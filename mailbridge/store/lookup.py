@@ -109,7 +109,8 @@ def _state_condition(state: MessageState) -> list[sa.ColumnElement[bool] | sa.Te
             *(~_with_delivered(), ~opened, ~dead, ~held),
             sa.or_(_with_any(), _taken()),
         ],
-        "unrouted": [_UNROUTED, ~_with_any(), ~_taken()],
+        "unrouted": [_UNROUTED, messages.c.test.is_(None), ~_with_any(), ~_taken()],
+        "test": [messages.c.test == 1],
         "known": [messages.c.known_as.is_not(None)],
         "gap": [sa.false()],
     }

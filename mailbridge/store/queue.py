@@ -13,7 +13,7 @@ from mailbridge.errors import PermanentError
 from mailbridge.model import DeliveryState
 from mailbridge.store import order, sends_again
 from mailbridge.store.dialect import chunks
-from mailbridge.store.enqueue import MAIL, Event, write_deliveries
+from mailbridge.store.enqueue import MAIL, PING, Event, write_deliveries
 from mailbridge.store.lookup import events_of, in_state
 from mailbridge.store.sends_lookup import PREFIX
 from mailbridge.store.tables import Kept, deliveries, messages, micros, moment, raw
@@ -158,7 +158,7 @@ def _chosen(connection: sa.Connection, again: Again) -> list[int]:
     for name in again.ids:
         found = connection.execute(
             sa.select(sa.func.coalesce(messages.c.known_as, messages.c.id)).where(
-                messages.c.id == name
+                messages.c.id == name, messages.c.test.is_(None)
             )
         ).scalar_one_or_none()
         if found is not None:
@@ -169,6 +169,7 @@ def _chosen(connection: sa.Connection, again: Again) -> list[int]:
             numbers.add(number or 0)
     if again.mailbox is not None:
         conditions = [messages.c.mailbox == again.mailbox, messages.c.known_as.is_(None)]
+        conditions.append(messages.c.test.is_(None))  # nobody is to be called by an old test
         if again.since is not None:
             conditions.append(messages.c.accepted_at >= micros(again.since))
         rows = connection.execute(
@@ -248,6 +249,8 @@ def _replay_notice(
     ).all()
     made = 0
     last = {row.sink: row for row in rows}
+    if rows and rows[0].type == PING:
+        sinks = None  # it is for those whose way was tried, and no alarm server has words for it
     for sink in sorted(set(last if sinks is None else sinks)) if rows else ():
         went = last.get(sink)
         if went is not None and went.state in _OPEN:

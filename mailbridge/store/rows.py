@@ -12,9 +12,10 @@ from mailbridge.model import Checkpoint, MessageRef, Recipient, Via
 
 #: accepted: some delivery is open; held: kept back for a person; known: the same message under a
 #: new UIDVALIDITY; gap: listed by the server, which would not give it; unrouted: no webhook was to
-#: get it; dropped: a route or a person has given it up
+#: get it; dropped: a route or a person has given it up; test: a test mail of ours, which no webhook
+#: gets as a mail
 MessageState = Literal[
-    "accepted", "delivered", "dead", "gap", "known", "held", "dropped", "unrouted"
+    "accepted", "delivered", "dead", "gap", "known", "held", "dropped", "unrouted", "test"
 ]
 
 #: as ``DeliveryState``, but a queued delivery that was attempted is called deferred
@@ -168,6 +169,52 @@ class SendRow:
     bounces: tuple[BounceRow, ...]
     #: whether its bytes are still here
     raw_kept: bool
+
+
+#: passed: it came through in time; missed: not in time; late: missed, and came through after all;
+#: void: nobody waits for it any more
+ProbeOutcome = Literal["passed", "missed", "late", "void"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a webhook made of being told that a test mail has arrived."""
+
+    webhook: str
+    delivered_at: datetime | None
+    state: str
+    attempts: int
+    #: what it said last, or why it was not reached
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeRow:
+    """A test mail and how far it has come; ``outcome`` is ``None`` until it is judged."""
+
+    nonce: str = field(repr=False)
+    mailbox: str
+    #: with brackets
+    message_id: str
+    webhooks: tuple[str, ...]
+    #: whether the schedule sent it, or a person
+    scheduled: bool
+    begun_at: datetime
+    due_at: datetime
+    #: when it was accepted, and under which id
+    seen_at: datetime | None
+    message: str | None
+    outcome: ProbeOutcome | None
+    ended_at: datetime | None
+    answers: tuple[Answer, ...] = ()
+
+    @property
+    def delivered_at(self) -> datetime | None:
+        """When the last of the webhooks had it, ``None`` while one of them has not."""
+        had = {one.webhook: one.delivered_at for one in self.answers if one.delivered_at}
+        if self.seen_at is None or not had.keys() >= set(self.webhooks):
+            return None
+        return max((self.seen_at, *had.values()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,8 @@ def message_row(row: Any, sent: Sequence[Any], steps: str | None) -> MessageRow:
     """Return a line of the mail log; ``sent`` are its deliveries, ``steps`` the ruling, if any."""
     taken = [] if steps is None else [s for s in orjson.loads(steps) if s["verdict"] != "passed_by"]
     state, one = _standing(sent)
+    if row.test:
+        state = "test"
     if state is None:
         state = "known" if row.known_as else "dropped" if sent or taken else "unrouted"
     reason = (one.last_reason or "") if one else ""

@@ -14,7 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 #: the revision of ``migrations`` that this code reads and writes
-SCHEMA: Final = "0005"
+SCHEMA: Final = "0006"
 
 #: a delivery rescued this often in a row is a suspect, claimed apart from the others: first
 #: with so many other suspects, since most are innocent, and later by itself
@@ -110,6 +110,8 @@ messages: Final = sa.Table(
     # how many deliveries were made for it when it was accepted
     sa.Column("routed", sa.Integer, nullable=False),
     sa.Column("kept", sa.SmallInteger, nullable=False),
+    # 1 for a test mail of ours, which no webhook gets as a mail; NULL for all others
+    sa.Column("test", sa.SmallInteger),
 )
 sa.Index("messages_id", messages.c.id, unique=True)
 # The id is derived from the place. Should that derivation ever change, this index still keeps
@@ -480,6 +482,33 @@ idempotency: Final = sa.Table(
     sqlite_with_rowid=False,
 )
 sa.Index("idempotency_at", idempotency.c.at)
+
+#: test mails that were sent, or are about to be: what they are recognised by, what became of them
+probes: Final = sa.Table(
+    "probes",
+    metadata,
+    # in the mail's header
+    sa.Column("nonce", sa.Text, primary_key=True),
+    sa.Column("mailbox", sa.Text, nullable=False),
+    # with its brackets
+    sa.Column("message_id", sa.Text, nullable=False),
+    # JSON: a list of those that are to be told of its arrival
+    sa.Column("webhooks", sa.Text, nullable=False),
+    # 0 when a person asked for it, 1 when the schedule did
+    sa.Column("scheduled", sa.SmallInteger, nullable=False),
+    sa.Column("begun_at", sa.BigInteger, nullable=False),
+    # when it has to have arrived everywhere
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    # when it was accepted, and the id of the message; only the first mail counts
+    sa.Column("seen_at", sa.BigInteger),
+    sa.Column("message", sa.Text),
+    # passed, missed, late (passed after all) or void (nobody waits for it any more); NULL: open
+    sa.Column("outcome", sa.Text),
+    sa.Column("ended_at", sa.BigInteger),
+    sqlite_with_rowid=False,
+)
+sa.Index("probes_mailbox", probes.c.mailbox, probes.c.begun_at)
+_partial_index("probes_open", "scheduled = 1 AND outcome IS NULL", probes.c.mailbox, unique=True)
 
 #: what people consented to. Nothing here can be read without the state key, not even whose it is
 grants: Final = sa.Table(
