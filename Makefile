@@ -10,7 +10,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint check format lock crash-test kill-test power-cut disk-full \
-    refresh-test send-test delivery-test network-test soak bench bench-push bench-routes bench-parse corpus-test dist clean servers runtime dev
+    refresh-test send-test delivery-test network-test soak bench bench-push bench-routes bench-parse corpus-test dist docs clean servers runtime dev
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-19s%s\n", $$1, $$2}'
@@ -80,7 +80,11 @@ lock: ## take newer packages into requirements/*.lock (ARGS= keeps what is pinne
 	@PYTHON=$(PYTHON) scripts/lock.sh $(if $(filter undefined default file,$(origin ARGS)),--upgrade,$(ARGS))
 
 dist: dev ## build the sdist and the wheel into dist/
-	$(BIN)/hatchling build
+	@rm -rf dist
+	@$(BIN)/hatchling build
+
+docs: dev ## write what is generated in docs/ anew
+	@$(BIN)/python -m scripts.manual
 
 clean: ## remove .venv, caches and what was built
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

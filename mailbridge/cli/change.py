@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mailbridge.cli import grants
+from mailbridge.cli import completing, grants
 from mailbridge.cli.daemon import run_async
 from mailbridge.cli.data import STYLES, AsJson, ask_daemon, moment, reading
 from mailbridge.cli.output import emit_json, say, table, tell
@@ -71,7 +71,10 @@ def queue_list(
     ctx: typer.Context,
     *,
     state: Annotated[QueueState | None, typer.Option(help="Only these; default: all.")] = None,
-    webhook: Annotated[str | None, typer.Option(help="Only this webhook.")] = None,
+    webhook: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only this webhook.", autocompletion=completing.webhooks),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many.")] = 200,
     as_json: AsJson = False,
 ) -> None:
@@ -114,7 +117,14 @@ def queue_retry(
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID…")] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="Every dead letter.")] = False,
-    webhook: Annotated[str | None, typer.Option(help="With --all: only this webhook.")] = None,
+    webhook: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --all: only this webhook.",
+            autocompletion=completing.webhooks,
+        ),
+    ] = None,
 ) -> None:
     """Queue dead or held deliveries again, by delivery number or webhook-id.
 
@@ -149,11 +159,23 @@ def replay(
     ctx: typer.Context,
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID…")] = None,
     *,
-    mailbox: Annotated[str | None, typer.Option(help="Everything of this mailbox …")] = None,
+    mailbox: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Everything of this mailbox …",
+            autocompletion=completing.mailboxes,
+        ),
+    ] = None,
     since: Annotated[
         datetime | None, typer.Option(parser=moment, metavar="TIME", help="… since this time.")
     ] = None,
-    webhook: Annotated[str | None, typer.Option(help="Only to this webhook.")] = None,
+    webhook: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Only to this webhook.", autocompletion=completing.webhooks
+        ),
+    ] = None,
 ) -> None:
     """Deliver messages again, under the same webhook-id."""
     if bool(ids) == bool(mailbox) or (mailbox is not None and since is None):

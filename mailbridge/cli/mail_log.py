@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from mailbridge.cli import completing
 from mailbridge.cli.daemon import run_async
 from mailbridge.cli.data import STYLES, AsJson, moment, reading
 from mailbridge.cli.output import emit_json, say, table, tell
@@ -46,8 +47,18 @@ def register(app: typer.Typer) -> None:
 def log_(  # noqa: PLR0913 - the options of the command
     ctx: typer.Context,
     *,
-    mailbox: Annotated[str | None, typer.Option(help="Only this mailbox.")] = None,
-    route: Annotated[str | None, typer.Option(help="Only what this route took.")] = None,
+    mailbox: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Only this mailbox.", autocompletion=completing.mailboxes
+        ),
+    ] = None,
+    route: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Only what this route took.", autocompletion=completing.routes
+        ),
+    ] = None,
     state: Annotated[MessageState | None, typer.Option(help="Only these.")] = None,
     since: Annotated[
         datetime | None, typer.Option(parser=moment, metavar="TIME", help="From this time on.")

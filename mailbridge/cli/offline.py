@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mailbridge.cli import completing
 from mailbridge.cli.output import emit_json, say, tell
 from mailbridge.errors import ConfigError, Problem
 from mailbridge.log import escape
@@ -116,10 +117,20 @@ def parse(
     ],
     *,
     mailbox: Annotated[
-        str | None, typer.Option(metavar="NAME", help="As if fetched from this mailbox.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="As if fetched from this mailbox.",
+            autocompletion=completing.mailboxes,
+        ),
     ] = None,
     webhook: Annotated[
-        str | None, typer.Option(metavar="NAME", help="With the settings of this webhook.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With the settings of this webhook.",
+            autocompletion=completing.webhooks,
+        ),
     ] = None,
 ) -> None:
     """Print exactly the body that a webhook would get for this mail; touches nothing.

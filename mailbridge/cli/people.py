@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import typer
 
+from mailbridge.cli import completing
 from mailbridge.cli.change import command
 from mailbridge.cli.daemon import run_async
 from mailbridge.cli.data import AsJson, ask_daemon
@@ -47,7 +48,7 @@ def register(app: typer.Typer) -> None:
 
 def login(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: completing.MailboxName,
     *,
     device: Annotated[
         bool, typer.Option("--device", help="Sign in on another device, by a code.")
@@ -96,7 +97,7 @@ def _print_link(config: Config, name: str) -> None:
     tell(f"The app registration has to list this redirect URI (Web): {link['redirect_uri']}")
 
 
-def logout(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+def logout(ctx: typer.Context, name: completing.MailboxName) -> None:
     """Forget the grant of a mailbox; Microsoft is not told. Exit code 1 when there was none."""
     config = _config(ctx, name)
     answer = run_async(command(config, "grant-forget", {"mailbox": name}))
@@ -107,7 +108,10 @@ def logout(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME
 
 def consent_url(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="APP")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="APP", help="The app registration.", autocompletion=completing.apps),
+    ],
     *,
     redirect_uri: Annotated[
         str | None,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mailbridge.cli import completing
 from mailbridge.cli.change import command
 from mailbridge.cli.daemon import run_async
 from mailbridge.cli.output import emit_json, say
@@ -51,7 +52,10 @@ def threads() -> Iterator[Callable[..., Any]]:
 
 def mailbox(
     ctx: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME…")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME…", help="The mailboxes.", autocompletion=completing.mailboxes),
+    ] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="Every mailbox of the file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -128,7 +132,10 @@ def _print_step(step: Step) -> None:
 
 def webhook(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="The webhook.", autocompletion=completing.webhooks),
+    ],
     *,
     eml: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Send this mail instead of a test.ping.")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 import typer
 from typer.core import TyperCommand
 
+from mailbridge.cli import completing
 from mailbridge.cli.data import AsJson, ask_daemon, reading
 from mailbridge.cli.output import complain, emit_json, say, tell
 from mailbridge.errors import ConfigError, MailbridgeError
@@ -108,7 +109,13 @@ def send(  # noqa: PLR0913 - its options
     ctx: typer.Context,
     *,
     sender: Annotated[
-        str, typer.Option("--from", metavar="NAME", help="The mailbox, or an address of send_as.")
+        str,
+        typer.Option(
+            "--from",
+            metavar="NAME",
+            help="The mailbox, or an address of send_as.",
+            autocompletion=completing.mailboxes,
+        ),
     ],
     to: Annotated[list[str], typer.Option("--to", metavar="ADDR", help="Once for each.")],
     subject: Annotated[str, typer.Option(help="The subject.")],

@@ -1,0 +1,10 @@
+_mailbridge_completion() {
+    local IFS=$'
+'
+    COMPREPLY=( $( env COMP_WORDS="${COMP_WORDS[*]}" \
+                   COMP_CWORD=$COMP_CWORD \
+                   _MAILBRIDGE_COMPLETE=complete_bash $1 ) )
+    return 0
+}
+
+complete -o default -F _mailbridge_completion mailbridge
