@@ -42,7 +42,12 @@ class Entry:
     kind: Kind
     cause: Text
     fix: Text
+    #: where a person signs in (delegated, password) and that needs another fix
+    fix_delegated: Text | None = None
     seen: tuple[str, ...] = ()
+    #: errors of this code bring a fix that names what only they know (a folder, a proxy's origin):
+    #: in English it is shown instead
+    own_fix: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +56,10 @@ class Ids:
 
     mailbox: str = ""
     address: str = ""
-    #: who signs in, where that is another account
+    #: who signs in; empty where the address itself does
     account: str = ""
+    #: whom a mail is from, where that is another address
+    sender: str = ""
     app: str = ""
     tenant: str = ""
     client_id: str = ""

@@ -9,12 +9,24 @@ from typing import Final
 
 from mailbridge.catalogue import (
     claims,
+    delivery,
     entra_apps,
+    entra_credentials,
+    entra_grants,
+    entra_outages,
     entra_people,
+    entra_requests,
     entra_scopes,
     mail,
     network,
+    pop3,
+    proxies,
+    sessions,
     smtp,
+    smtp_mail,
+    smtp_senders,
+    smtp_servers,
+    storage,
 )
 from mailbridge.catalogue.base import Entry, Ids, Language
 
@@ -23,6 +35,7 @@ _UNKNOWN: Final[Mapping[str, Mapping[Language, str]]] = {
     "mailbox": {"en": "<mailbox>", "de": "<Postfach>"},
     "address": {"en": "<address of the mailbox>", "de": "<Adresse des Postfachs>"},
     "account": {"en": "<account>", "de": "<Konto>"},
+    "sender": {"en": "<address of the sender>", "de": "<Adresse des Absenders>"},
     "app": {"en": "<app>", "de": "<App>"},
     "tenant": {"en": "<tenant id>", "de": "<Mandanten-ID>"},
     "client_id": {"en": "<application (client) id>", "de": "<Anwendungs-ID (Client)>"},
@@ -50,13 +63,21 @@ def _collected(parts: Iterable[Iterable[Entry]]) -> dict[str, Entry]:
 #: every entry by its code
 CATALOGUE: Final[Mapping[str, Entry]] = _collected(
     module.ENTRIES
-    for module in (entra_apps, entra_scopes, entra_people, claims, mail, smtp, network)
+    for module in (
+        *(entra_credentials, entra_apps, entra_scopes, entra_requests),
+        *(entra_people, entra_grants, entra_outages, claims),
+        *(mail, pop3, sessions, smtp, smtp_servers, smtp_senders, smtp_mail),
+        *(network, proxies, delivery, storage),
+    )
 )
 
 
 def filled(template: str, ids: Ids, language: Language) -> str:
     """Return a sentence of the catalogue with the ids in it."""
-    known = {name: value or _UNKNOWN[name][language] for name, value in asdict(ids).items()}
+    given = asdict(ids)
+    # Where nobody else signs in or is the sender, the mailbox itself does and is.
+    given |= {name: given[name] or ids.address for name in ("account", "sender")}
+    known = {name: value or _UNKNOWN[name][language] for name, value in given.items()}
     return Template(template).substitute(known)
 
 
@@ -70,6 +91,10 @@ def explain(
     entry = CATALOGUE.get(code)
     if entry is None:
         return said, fix
-    return filled(entry.cause.of(language), ids, language), filled(
-        entry.fix.of(language), ids, language
-    )
+    cause = filled(entry.cause.of(language), ids, language)
+    if entry.own_fix and fix and language == "en":
+        return cause, fix
+    mends = entry.fix
+    if entry.fix_delegated is not None and ids.sign_in != "application":
+        mends = entry.fix_delegated
+    return cause, filled(mends.of(language), ids, language)
