@@ -1,82 +1,95 @@
 """The steps of ``mailbridge test-mailbox``: each isolated, timed and explained.
 
-``config, dns, tcp, tls, tenant, token, claims, sign_in, folder, header, push``, and where the
-mailbox sends ``smtp, smtp_sign_in``. A step that needs a failed one is skipped. It asks for no
-right that the daemon's job does not need: folders are opened read-only, one header is read, and
-nothing is sent. Nothing that it returns contains a token or a secret.
+::
+
+    config  dns  tcp  tls  tenant  [grant]  token  claims  sign_in  folder  header  push
+    [smtp  smtp_sign_in]  [send  arrival]  expiry  [webhook:NAME …]  [delivery]
+
+A step that needs a failed one is skipped. It asks for no right that the daemon's job does not
+need: folders are opened read-only, headers are read, webhooks are connected to and hung up on,
+and nothing is sent unless a ``Trip`` says so. Nothing that it returns contains a token or a secret.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Final, Literal
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
 
-from mailbridge.config import Config
-from mailbridge.diagnose.finding import Fault
-from mailbridge.diagnose.fixes import Ids, explain
-from mailbridge.diagnose.mail import ROLES, SCOPES, Probe, probe
+import structlog
+
+from mailbridge.catalogue.base import Ids, Language
+from mailbridge.config import Config, Mailbox
+from mailbridge.diagnose.finding import Fault, LeftOut, Status, Step, Told
+from mailbridge.diagnose.mail import Probe, probe
+from mailbridge.diagnose.own import cause_and_fix
+from mailbridge.diagnose.round_trip import RoundTrip, Trip
 from mailbridge.diagnose.smtp import SmtpProbe
+from mailbridge.diagnose.tokens import Tokens
+from mailbridge.diagnose.way import Way, through
+from mailbridge.diagnose.webhooks import reach, webhooks_of
+from mailbridge.diagnose.words import name_of, say, told
 from mailbridge.errors import MailbridgeError
-from mailbridge.model import AccessToken
-from mailbridge.proxy.environment import goes_around
-from mailbridge.proxy.errand import Errand
-from mailbridge.proxy.place import Proxy
 from mailbridge.sign_in.base import SignIn
-from mailbridge.sign_in.claims import claims
-from mailbridge.sign_in.entra_errors import refusal
-from mailbridge.sign_in.expiry import days_left, reached
-from mailbridge.sign_in.token_http import TokenHttp
-from mailbridge.sources.transport import Line, MailServer, connect, secure
-from mailbridge.tls import tls_context
+from mailbridge.sources.transport import MailServer
+from mailbridge.store.base import GrantStore
 
-#: seconds for each of DNS, TCP and TLS
-PHASE: Final = 10.0
-#: what a token for Exchange Online is issued for
-AUDIENCES: Final = ("https://outlook.office365.com", "https://outlook.office.com")
+__all__ = ["Diagnosis", "Step"]
 
-Status = Literal["ok", "failed", "warning", "skipped"]
+log = structlog.get_logger(__name__)
+
 #: step -> (what it does, the steps that it needs)
-_Plan = dict[str, tuple[Callable[[], Awaitable[str]], tuple[str, ...]]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """What one step came to. ``cause``, ``fix`` and ``code`` are empty unless it failed."""
-
-    id: str
-    status: Status
-    detail: str
-    seconds: float
-    cause: str = ""
-    fix: str = ""
-    code: str = ""
+_Plan = dict[str, tuple[Callable[[], Awaitable[Told]], tuple[str, ...]]]
 
 
 @dataclass(slots=True, kw_only=True)
 class Diagnosis:
-    """One mailbox under diagnosis. ``steps`` yields each step as it ends."""
+    """One mailbox under diagnosis. ``steps`` yields each step as it ends.
+
+    ``grants`` is the store of what people consented to, where one is open. With ``webhooks``
+    those of this mailbox are connected to. With a ``trip`` a test mail is sent.
+    """
 
     config: Config
     name: str
     sign_in: SignIn
     run: Callable[..., Awaitable[Any]]
-    _token: AccessToken | None = field(default=None, repr=False)
-    _object_id: str = ""
+    language: Language = "en"
+    grants: GrantStore | None = None
+    webhooks: bool = False
+    trip: Trip | None = None
     _probe: Probe = field(init=False)
+    _tokens: Tokens = field(init=False)
     _smtp: SmtpProbe | None = field(init=False)
+    _round_trip: RoundTrip | None = field(init=False)
 
     def __post_init__(self) -> None:
         """Choose the steps of the mailbox's protocols."""
-        mailbox = self.config.mailboxes[self.name]
+        mailbox = self._mailbox
         self._probe = probe(mailbox, self._server, self.run)
-        self._smtp = SmtpProbe(mailbox, mailbox.send) if mailbox.send is not None else None
+        self._tokens = Tokens(
+            config=self.config,
+            name=self.name,
+            sign_in=self.sign_in,
+            grants=self.grants,
+            run=self.run,
+        )
+        self._smtp = None
+        if mailbox.send is not None:
+            self._smtp = SmtpProbe(mailbox, mailbox.send, sends=self.trip is not None)
+        self._round_trip = None
+        if self.trip is not None:
+            self._round_trip = RoundTrip(
+                self.trip, config=self.config, name=self.name, probe=self._probe
+            )
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds from sending to the webhooks; ``None`` when there was no such trip."""
+        return self._round_trip.seconds if self._round_trip is not None else None
 
     async def steps(self) -> AsyncIterator[Step]:
         """Run the steps in order; after a failure those that build on it are skipped."""
@@ -86,7 +99,8 @@ class Diagnosis:
                 missing = [need for need in needs if need in failed]
                 if missing:
                     failed.add(name)
-                    detail = f"needs {missing[0]}"
+                    need = name_of(missing[0], self.language)
+                    detail = say("needs", self.language, step=need)
                     yield Step(id=name, status="skipped", detail=detail, seconds=0.0)
                     continue
                 step = await self._one(name, work)
@@ -98,244 +112,164 @@ class Diagnosis:
             if self._smtp is not None:
                 await self._smtp.close()
 
+    # -- which steps there are ----------------------------------------------------------------
+
     def _plan(self) -> _Plan:
         """Return what is tried for this mailbox: step, what it does, the steps that it needs."""
-        asking: _Plan = {
-            "tenant": (self._tenant, ("config",)),
-            "token": (self._get_token, ("tenant",)),
-            "claims": (self._claims, ("token",)),
-        }
         plan: _Plan = {"config": (self._config_step, ())}
-        if self._smtp is not None and self.config.mailboxes[self.name].fetch.protocol == "none":
-            plan |= asking
+        if self._smtp is not None and self._mailbox.fetch.protocol == "none":
+            plan |= self._asking()
         else:
-            plan |= {
-                "dns": (self._dns, ("config",)),
-                "tcp": (self._tcp, ("dns",)),
-                "tls": (self._tls, ("tcp",)),
-                **asking,
-                "sign_in": (self._sign_in, ("tls", "token")),
-                "folder": (self._probe.folder, ("sign_in",)),
-                "header": (self._probe.header, ("folder",)),
-                "push": (self._probe.push, ("folder",)),
-            }
+            plan |= self._fetching()
         if self._smtp is not None:
             plan["smtp"] = (self._smtp.connect, ("config",))
             plan["smtp_sign_in"] = (self._smtp_sign_in, ("smtp", "token"))
-        plan["expiry"] = (self._expiry, ("token",))
+        if (trip := self._round_trip) is not None:
+            plan |= self._sending(trip)
+        plan["expiry"] = (self._tokens.expiry, ("token",))
+        if self.webhooks:
+            for name in webhooks_of(self.config, self.name):
+                work = partial(reach, name, self.config.webhooks[name])
+                plan[f"webhook:{name}"] = (work, ("config",))
+        if trip is not None and trip.to_itself:
+            plan["delivery"] = (trip.delivery, ("arrival",))
         return plan
 
-    async def _one(self, name: str, work: Callable[[], Awaitable[str]]) -> Step:
-        clock = time.monotonic()
-        try:
-            detail = await work()
-        except Fault as fault:
-            status: Status = "warning" if fault.warning else "failed"
-            said, code, fix = str(fault), fault.code, fault.fix
-        except MailbridgeError as error:
-            status, said, code, fix = "failed", str(error), error.code, error.fix
+    def _asking(self) -> _Plan:
+        tokens = self._tokens
+        plan: _Plan = {"tenant": (tokens.tenant, ("config",))}
+        needs: tuple[str, ...] = ("tenant",)
+        if self._mailbox.sign_in == "delegated" and self.grants is not None:
+            plan["grant"] = (tokens.grant, ("config",))
+            needs = ("tenant", "grant")
+        plan["token"] = (tokens.fetch, needs)
+        plan["claims"] = (tokens.claims, ("token",))
+        return plan
+
+    def _fetching(self) -> _Plan:
+        way = Way(self._server, starttls=self._probe.starttls, run=self.run)
+        return {
+            "dns": (way.dns, ("config",)),
+            "tcp": (way.tcp, ("dns",)),
+            "tls": (way.tls, ("tcp",)),
+            **self._asking(),
+            "sign_in": (self._sign_in, ("tls", "token")),
+            "folder": (self._probe.folder, ("sign_in",)),
+            "header": (self._probe.header, ("folder",)),
+            "push": (self._probe.push, ("folder",)),
+        }
+
+    def _sending(self, trip: RoundTrip) -> _Plan:
+        if self._smtp is None:
+            plan: _Plan = {"send": (trip.no_sending, ("config",))}
         else:
-            return Step(id=name, status="ok", detail=detail, seconds=_since(clock))
-        cause, fix = explain(code, said, fix, self._ids())
+            plan = {"send": (partial(self._send, trip, self._smtp), ("smtp_sign_in",))}
+        if trip.to_itself:
+            fetched = self._mailbox.fetch.protocol != "none"
+            needs = ("send", "folder") if fetched else ("send",)
+            plan["arrival"] = (partial(trip.arrival, self.sign_in), needs)
+        return plan
+
+    # -- one step -----------------------------------------------------------------------------
+
+    async def _one(self, name: str, work: Callable[[], Awaitable[Told]]) -> Step:
+        clock = time.monotonic()
+        detail, code, fix = "", "", ""
+        try:
+            detail = (await work()).of(self.language)
+            status: Status = "ok"
+        except LeftOut as nothing:
+            status, detail = "skipped", nothing.why.of(self.language)
+        except Fault as fault:
+            status = "warning" if fault.warning else "failed"
+            detail, code = fault.said.of(self.language), fault.code
+            fix = fault.fix.of(self.language) if fault.fix is not None else ""
+        except MailbridgeError as error:
+            status, detail, code, fix = "failed", str(error), error.code, error.fix
+        except Exception as error:
+            # A bug of ours ends this step; the others may still tell what the person came for.
+            log.exception("diagnosis.bug", mailbox=self.name, step=name)
+            status, detail, code = "failed", type(error).__name__, "bug"
+        seconds = round(time.monotonic() - clock, 3)
+        step = Step(id=name, status=status, detail=detail, seconds=seconds)
+        if not code:
+            return step
+        cause, fix = cause_and_fix(code, self._ids(name), self.language, said=detail, fix=fix)
         return Step(
             id=name,
             status=status,
-            detail=said,
-            seconds=_since(clock),
+            detail=detail,
+            seconds=seconds,
             cause=cause,
             fix=fix,
             code=code,
         )
 
-    def _ids(self) -> Ids:
-        mailbox = self.config.mailboxes[self.name]
+    def _ids(self, step: str) -> Ids:
+        mailbox = self._mailbox
         app = self.config.apps[mailbox.app]
         return Ids(
+            mailbox=self.name,
             address=mailbox.address,
+            account=mailbox.account if mailbox.account != mailbox.address else "",
             app=mailbox.app,
             tenant=app.tenant_id,
             client_id=app.client_id,
-            object_id=self._object_id,
+            object_id=self._tokens.object_id,
+            server=self._place(step),
+            login=f"mailbridge login {self.name}",
+            sign_in=mailbox.sign_in,
         )
+
+    def _place(self, step: str) -> str:
+        """Return host and port that a step speaks with."""
+        mailbox = self._mailbox
+        kind, _, webhook = step.partition(":")
+        if kind == "webhook":
+            url = urlsplit(self.config.webhooks[webhook].origin)
+            return f"{url.hostname}:{url.port or (80 if url.scheme == 'http' else 443)}"
+        if kind in {"tenant", "grant", "token", "claims", "expiry"}:
+            url = urlsplit(self.config.apps[mailbox.app].authority_url)
+            return f"{url.hostname}:{url.port or 443}"
+        if kind in {"smtp", "smtp_sign_in", "send"} and mailbox.send is not None:
+            return f"{mailbox.send.server.host}:{mailbox.send.server.port}"
+        return f"{self._server.host}:{self._server.port}"
+
+    @property
+    def _mailbox(self) -> Mailbox:
+        return self.config.mailboxes[self.name]
 
     @property
     def _server(self) -> MailServer:
-        server = self.config.mailboxes[self.name].fetch.server
+        server = self._mailbox.fetch.server
         return MailServer(
             host=server.host, port=server.port, tls=server.tls, ca=server.ca, proxy=server.proxy
         )
 
-    # --- the steps, in order
+    # -- the steps that belong to no adapter --------------------------------------------------
 
-    async def _config_step(self) -> str:
-        mailbox = self.config.mailboxes[self.name]
+    async def _config_step(self) -> Told:
+        mailbox = self._mailbox
         if mailbox.fetch.protocol == "none" and mailbox.send is None:
-            raise Fault(
-                "this mailbox is not fetched (fetch.protocol: none) and does not send",
-                code="config.not_fetched",
-                fix=f"set mailboxes.{self.name}.fetch.protocol to imap or pop3, or add `send`",
-            )
-        ways = {"mail": self._server.proxy, "tokens": self.config.apps[mailbox.app].proxy}
+            raise Fault(told("config.not_fetched"), code="config.not_fetched")
+        proxies = {"mail": self._server.proxy, "tokens": self.config.apps[mailbox.app].proxy}
         if mailbox.send is not None:
-            ways["sending"] = mailbox.send.server.proxy
-        through = "".join(f", {what} {_through(proxy)}" for what, proxy in ways.items() if proxy)
-        return f"{mailbox.address}, {mailbox.sign_in} access by app {mailbox.app}{through}"
+            proxies["sending"] = mailbox.send.server.proxy
+        ways = [
+            told("way", what=told(f"way.{what}"), through=through(proxy))
+            for what, proxy in proxies.items()
+            if proxy
+        ]
+        by = told("after_comma", said=ways) if ways else told("nothing")
+        kind = told(f"access.{mailbox.sign_in}")
+        return told("config.ok", address=mailbox.address, kind=kind, app=mailbox.app, ways=by)
 
-    async def _dns(self) -> str:
-        server = self._server
-        proxy = server.proxy
-        if proxy is not None and await self.run(goes_around, proxy, server.host, server.port):
-            return f"{await _looked_up(server.host, server.port)}; inside, so without the proxy"
-        if proxy is None:
-            return await _looked_up(server.host, server.port)
-        try:
-            known = await _looked_up(proxy.host, proxy.port)
-        except Fault as fault:
-            unknown = Errand(proxy=proxy, host=server.host, port=server.port).unknown()
-            raise Fault(str(fault), code=unknown.code, fix=unknown.fix) from fault
-        if proxy.resolves:
-            return f"the proxy resolves {server.host}; proxy {known}"
-        return f"{await _looked_up(server.host, server.port)}; proxy {known}"
+    async def _sign_in(self) -> Told:
+        return await self._probe.sign_in(self._tokens.token)
 
-    async def _tcp(self) -> str:
-        return await self.run(_reach, self._server)  # type: ignore[no-any-return]
-
-    async def _tls(self) -> str:
-        if self._server.tls == "starttls":
-            return await self._probe.starttls()
-        return await self.run(_handshake, self._server)  # type: ignore[no-any-return]
-
-    async def _tenant(self) -> str:
-        app = self.config.apps[self.config.mailboxes[self.name].app]
-        document = await self.run(_discover, app.authority_url, app.ca, app.proxy)
-        through = f", {_through(app.proxy)}" if app.proxy else ""
-        return f"issuer {document.get('issuer', '?')}{through}"
-
-    async def _get_token(self) -> str:
-        self._token = await self.sign_in.token()
-        minutes = (self._token.expires_at - datetime.now(UTC)).total_seconds() / 60
-        credential = self.sign_in.standing().credential
-        by = f", by {credential}" if credential else ""
-        return f"good for {minutes:.0f} minutes{by}"
-
-    async def _expiry(self) -> str:
-        """Tell what ends when; a warning from sixty days before."""
-        now = datetime.now(UTC)
-        found = sorted(self.sign_in.standing().expiries, key=lambda one: one.expires_at)
-        said = ", ".join(
-            f"{one.kind.replace('_', ' ')} ends on {one.expires_at:%Y-%m-%d} "
-            f"({days_left(one.expires_at, now)} days)"
-            for one in found
-        )
-        if found and reached(found[0].expires_at, now) is not None:
-            raise Fault(said, code="secret.expiring", fix=found[0].fix, warning=True)
-        return said or "no end is known; write `expires` beside a client secret"
-
-    async def _claims(self) -> str:
-        assert self._token is not None  # noqa: S101 - the token step has succeeded
-        seen = claims(self._token.value)
-        self._object_id = str(seen.get("oid", ""))
-        app = self.config.apps[self.config.mailboxes[self.name].app]
-        audience = str(seen.get("aud", ""))
-        allowed = {*AUDIENCES, app.scope.removesuffix("/.default")}
-        if audience.rstrip("/") not in allowed:
-            raise Fault(f"audience {audience or 'missing'}", code="claims.audience")
-        roles = list(seen.get("roles") or []) + str(seen.get("scp", "")).split()
-        self._permitted(roles)
-        return (
-            f"audience {audience}, roles {', '.join(roles)}, tenant {seen.get('tid', '?')}, "
-            f"app {seen.get('appid', '?')}, object id {self._object_id or '?'}, "
-            f"{len(self._token.value)} characters"
-        )
-
-    def _permitted(self, permissions: list[str]) -> None:
-        """Find out whether the token permits this mailbox's protocols."""
-        mailbox = self.config.mailboxes[self.name]
-        protocols = [mailbox.fetch.protocol] * (mailbox.fetch.protocol != "none")
-        app = mailbox.sign_in == "application"
-        for protocol in (*protocols, *(["smtp"] if mailbox.send is not None else [])):
-            if (ROLES if app else SCOPES)[protocol] in permissions:
-                continue
-            listed = ", ".join(map(str, permissions)) or "none"
-            what = "role" if app else "scope"
-            code = f"claims.{what}" if protocol == "imap" else f"claims.{what}.{protocol}"
-            # Without a role, RBAC for Applications may still permit to send; the sign-in shows it.
-            raise Fault(f"{what}s: {listed}", code=code, warning=app and protocol == "smtp")
-
-    async def _sign_in(self) -> str:
-        assert self._token is not None  # noqa: S101 - the token step has succeeded
-        return await self._probe.sign_in(self._token)
-
-    async def _smtp_sign_in(self) -> str:
-        assert self._token is not None  # noqa: S101 - the token step has succeeded
+    async def _smtp_sign_in(self) -> Told:
         assert self._smtp is not None  # noqa: S101 - there is no such step otherwise
-        return await self._smtp.sign_in(self._token)
+        return await self._smtp.sign_in(self._tokens.token)
 
-
-def _through(proxy: Proxy) -> str:
-    named = f" (from {proxy.variable})" if proxy.variable else ""
-    return f"through proxy {proxy.url}{named}"
-
-
-async def _looked_up(host: str, port: int) -> str:
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(PHASE):
-            found = await loop.getaddrinfo(host, port)
-    except (OSError, TimeoutError) as error:
-        raise Fault(f"{host}: {_words(error)}", code="dns") from error
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-    return f"{host} is {', '.join(addresses[:4])}"
-
-
-def _reach(server: MailServer) -> str:
-    """Connect as the daemon does, through its proxy if there is one."""
-    try:
-        sock = connect(server.host, server.port, line=Line(server.proxy), timeout=PHASE)
-    except OSError as error:
-        raise Fault(f"{server.host}:{server.port}: {_words(error)}", code="tcp") from error
-    with sock:
-        peer = sock.getpeername()
-    place = f"{peer[0]} port {peer[1]}"
-    if server.proxy is None or goes_around(server.proxy, server.host, server.port):
-        return f"connected to {place}"
-    return f"connected to {server.host} port {server.port} by {place}, {_through(server.proxy)}"
-
-
-def _handshake(server: MailServer) -> str:
-    line = Line(server.proxy)
-    try:
-        with (
-            connect(server.host, server.port, line=line, timeout=PHASE) as sock,
-            secure(sock, tls_context(server.ca), host=server.host, line=line) as secured,
-        ):
-            certificate = secured.getpeercert() or {}
-            version = secured.version()
-    except ssl.SSLCertVerificationError as error:
-        raise Fault(error.verify_message, code="tls.certificate") from error
-    except OSError as error:
-        raise Fault(_words(error), code="tls") from error
-    return f"{version}, certificate trusted, valid until {certificate.get('notAfter', '?')}"
-
-
-def _discover(authority_url: str, ca: Path | None, proxy: Proxy | None) -> dict[str, Any]:
-    """Fetch the tenant's discovery document, as msal does before it asks for a token."""
-    http = TokenHttp(ca, proxy)
-    try:
-        answer = http.get(f"{authority_url}/v2.0/.well-known/openid-configuration")
-    finally:
-        http.close()
-    if http.refused is not None:
-        raise refusal(http.refused)
-    document: dict[str, Any] = json.loads(answer.text)
-    return document
-
-
-def _since(clock: float) -> float:
-    return round(time.monotonic() - clock, 3)
-
-
-def _words(error: BaseException) -> str:
-    if isinstance(error, TimeoutError) and not error.errno:
-        return f"no answer within {PHASE:.0f} s"
-    return str(error) or type(error).__name__
+    async def _send(self, trip: RoundTrip, smtp: SmtpProbe) -> Told:
+        return await trip.send(smtp, self._tokens.token, self.sign_in)

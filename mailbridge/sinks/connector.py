@@ -22,6 +22,7 @@ import aiohappyeyeballs
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError
+from yarl import URL
 
 from mailbridge.errors import Unavailable
 from mailbridge.proxy.dial import dial_async
@@ -185,7 +186,11 @@ class PinningConnector(aiohttp.BaseConnector):
         traces: list[Trace],  # noqa: ARG002 - aiohttp's signature
         timeout: aiohttp.ClientTimeout,  # noqa: ARG002, ASYNC109 - aiohttp's signature
     ) -> ResponseHandler:
-        host, port = req.url.raw_host or "", req.url.port or 0
+        return await self.dial(req.url)
+
+    async def dial(self, url: URL) -> ResponseHandler:
+        """Open a connection for requests to ``url``; raises ``Unavailable``. Nothing is sent."""
+        host, port = url.raw_host or "", url.port or 0
         async with _phase("DNS", host, self._deadlines.dns):
             passage = await self._passages.find(host, port)
         sock = await self._socket(passage, host, port)

@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
@@ -93,6 +93,13 @@ def check_header(name: str, value: str) -> str | None:
     if not _VALUE.fullmatch(value):
         return f"the value of header {name} contains characters that a header cannot carry"
     return None
+
+
+class Reached(NamedTuple):
+    """Where a connection led: the address (of the proxy, if one is used), and TLS's version."""
+
+    peer: str
+    tls: str
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
@@ -280,6 +287,26 @@ class WebhookSink:
             except (Unavailable, aiohttp.ClientError, OSError) as exc:
                 return Deferred(reason=self._reason(exc))
             return self._judge(response.status, response.headers, await _drain(response))
+
+    async def reach(self) -> Reached:
+        """Connect as an attempt would, and hang up: nothing is sent. Raises ``Unavailable``."""
+        if self._refusal is not None:
+            raise Unavailable(self._refusal, code="webhook.address_refused")
+        connector = self._session.connector if self._session is not None else None
+        if not isinstance(connector, PinningConnector):
+            msg = f"webhook {self.name} is not open"
+            raise TypeError(msg)
+        protocol = await connector.dial(self._target)
+        transport = protocol.transport
+        if transport is None:
+            raise Unavailable(f"{self._target.raw_host}: hung up at once", code="webhook.connect")
+        peer = transport.get_extra_info("peername") or ("?", 0)
+        tls = transport.get_extra_info("ssl_object")
+        closed = protocol.closed
+        protocol.close()
+        if closed is not None:
+            await closed
+        return Reached(peer=f"{peer[0]} port {peer[1]}", tls=tls.version() if tls else "")
 
     async def _post(
         self, session: aiohttp.ClientSession, body: bytes, headers: Mapping[str, str]
