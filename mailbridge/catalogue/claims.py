@@ -100,6 +100,14 @@ ENTRIES: Final[tuple[Entry, ...]] = (
             "drücken. Eine delegierte Berechtigung gleichen Namens hilft einer App, die sich "
             "selbst anmeldet, nicht.",
         ),
+        fix_delegated=Text(
+            en=f"{APP.en} > API permissions > Microsoft Graph > Delegated permissions: "
+            "IMAP.AccessAsUser.All, POP.AccessAsUser.All or SMTP.Send (what the mailbox uses) and "
+            "offline_access have to be there. Then sign in again and consent: `$login`.",
+            de=f"{APP.de} > API-Berechtigungen > Microsoft Graph > Delegierte Berechtigungen: dort "
+            "müssen IMAP.AccessAsUser.All, POP.AccessAsUser.All oder SMTP.Send (was das Postfach "
+            "nutzt) und offline_access stehen. Danach neu anmelden und zustimmen: `$login`.",
+        ),
     ),
     Entry(
         code="claims.audience",

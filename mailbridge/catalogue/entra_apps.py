@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from mailbridge.catalogue.base import Entry, Text
-from mailbridge.catalogue.entra_rows import ENTERPRISE, LOGS, row
+from mailbridge.catalogue.entra_rows import ENTERPRISE, EXCLUDE, LOGS, row
 
 _TENANT_ID: Final = Text(
     en="Write the tenant's own ID to apps.$app.tenant (now $tenant), not `common`, `organizations` "
@@ -73,14 +73,14 @@ _ENTERPRISE_APP: Final = (
             de="eine Richtlinie für bedingten Zugriff verweigert die Anmeldung",
         ),
         fix=Text(
-            en=f"{LOGS.en} (of an app by itself: Service principal sign-ins) names the policy: "
-            "exclude the app $client_id, or the account $account, from it, or add this machine's "
-            "address to its trusted locations. A person then signs in again: `$login`.",
-            de=f"{LOGS.de} (bei einer App, die sich selbst anmeldet: Dienstprinzipalanmeldungen) "
-            "nennt die Richtlinie: die App $client_id oder das Konto $account davon ausnehmen oder "
-            "die Adresse dieses Rechners als vertrauenswürdigen Standort eintragen. Personen "
-            "melden sich danach neu an: `$login`.",
+            en=f"{LOGS.en} > Service principal sign-ins names the policy (Conditional Access for "
+            "workload identities): exclude the app $client_id from it, or add this machine's "
+            "address to its trusted locations.",
+            de=f"{LOGS.de} > Dienstprinzipalanmeldungen nennt die Richtlinie (bedingter Zugriff "
+            "für Workloadidentitäten): die App $client_id davon ausnehmen oder die Adresse dieses "
+            "Rechners als vertrauenswürdigen Standort eintragen.",
         ),
+        fix_delegated=EXCLUDE,
     ),
 )
 

@@ -27,9 +27,37 @@ LOGS: Final = Text(
 )
 
 
-def row(kind: Kind, numbers: Mapping[int, str], *, cause: Text, fix: Text) -> tuple[Entry, ...]:
+#: a sign-in that depends on nobody's password, phone or attendance
+APPLICATION_ACCESS: Final = Text(
+    en="application access (`sign_in: application`) depends on nobody's password or phone",
+    de="Anwendungszugriff (`sign_in: application`) hängt von niemandes Passwort oder Telefon ab",
+)
+#: what a policy refuses to a person
+EXCLUDE: Final = Text(
+    en=f"{LOGS.en} names the policy: exclude the account $account or the app $client_id from it, "
+    f"then sign in again: `$login`. Or: {APPLICATION_ACCESS.en}.",
+    de=f"{LOGS.de} nennt die Richtlinie: das Konto $account oder die App $client_id davon "
+    f"ausnehmen, danach neu anmelden: `$login`. Oder: {APPLICATION_ACCESS.de}.",
+)
+
+
+def row(
+    kind: Kind,
+    numbers: Mapping[int, str],
+    *,
+    cause: Text,
+    fix: Text,
+    fix_delegated: Text | None = None,
+) -> tuple[Entry, ...]:
     """Return the entries of some numbers, each with Entra's words behind it."""
     return tuple(
-        Entry(code=f"AADSTS{number}", kind=kind, cause=cause, fix=fix, seen=(words,))
+        Entry(
+            code=f"AADSTS{number}",
+            kind=kind,
+            cause=cause,
+            fix=fix,
+            fix_delegated=fix_delegated,
+            seen=(words,),
+        )
         for number, words in numbers.items()
     )
