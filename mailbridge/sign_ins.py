@@ -247,6 +247,8 @@ class SignIns:
             resource=app.delegated_resource,
             protocols=self._protocols(key),
             login=f"mailbridge login {name}",
+            client_id=app.client_id,
+            mailbox=name,
         )
 
     def _registration(self, name: str) -> Registration:

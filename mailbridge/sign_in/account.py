@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from mailbridge.catalogue.base import Ids
 from mailbridge.errors import MailbridgeError, SignInRejected
 from mailbridge.model import Grant
 from mailbridge.sign_in.claims import claims
@@ -53,12 +54,23 @@ class Account:
     resource: str
     protocols: tuple[Protocol, ...]
     login: str
+    #: for what is told of an error: the registration, and the mailbox that the account is for
+    client_id: str = ""
+    mailbox: str = ""
     explain: Callable[[Mapping[str, Any]], MailbridgeError] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Make what explains Entra's refusals of this account."""
-        explain = explainer(account=self.address, login=self.login, app=self.app)
-        object.__setattr__(self, "explain", explain)
+        ids = Ids(
+            mailbox=self.mailbox,
+            account=self.address,
+            app=self.app,
+            tenant=self.tenant_id,
+            client_id=self.client_id,
+            login=self.login,
+            sign_in="delegated",
+        )
+        object.__setattr__(self, "explain", explainer(ids))
 
     @property
     def permissions(self) -> frozenset[str]:

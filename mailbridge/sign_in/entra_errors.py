@@ -1,6 +1,7 @@
 """What Entra answers instead of a token, sorted by what to do about it.
 
-Matched on the number of an AADSTS error, never on its sentence, which may change.
+Matched on the number of an AADSTS error, never on its sentence, which may change. What a number
+means and what helps stands in the catalogue.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mailbridge.errors import MailbridgeError, SignInRejected, Unavailable
+from mailbridge.catalogue.base import Entry, Ids
+from mailbridge.catalogue.lookup import CATALOGUE, explain
+from mailbridge.errors import MailbridgeError, SignInRejected, Throttled, Unavailable
 
 #: characters of Entra's description that go into an error
 WORDS: Final = 300
@@ -19,65 +22,9 @@ CREDENTIAL_ERRORS: Final = frozenset(
     {"AADSTS7000215", "AADSTS7000222", "AADSTS700027", "AADSTS50012", "AADSTS700030"}
 )
 
-_APP: Final = "Entra > App registrations > the app"
-#: errors that a person has to mend, and how
-FIXES: Final[Mapping[int, str]] = {
-    7000215: f"Store the secret's value, not its ID ({_APP} > Certificates & secrets).",
-    7000222: f"Create a new client secret ({_APP} > Certificates & secrets) and store its value.",
-    700016: f"Compare client_id and tenant with {_APP} > Overview.",
-    7000229: "Open the admin consent link, or run New-MgServicePrincipal -AppId CLIENT_ID.",
-    7000112: "Enable the app: Entra > Enterprise applications > the app > Properties.",
-    70001: "Enable the app: Entra > Enterprise applications > the app > Properties.",
-    90002: "Compare `tenant` with Entra > Overview > Tenant ID, and `cloud` with its cloud.",
-    900023: "Write the tenant's GUID alone.",
-    50059: "Write the tenant's GUID, not `common`.",
-    50128: "Write the tenant's GUID, not `common`.",
-    90038: "Set `cloud` to the national cloud of the tenant.",
-    50194: "Write the tenant's GUID, not `common`.",
-    9001023: "Write the tenant's GUID, not `common`.",
-    7000218: "Give the app a credential, or switch `Allow public client flows` on "
-    f"({_APP} > Authentication).",
-    700025: f"Register the redirect URI under Web, not Mobile ({_APP} > Authentication).",
-    7000216: "Give the app a credential.",
-    9002325: f"Register the redirect URI under Web or Mobile, not Single-page ({_APP} > "
-    "Authentication).",
-    9002327: f"Register the redirect URI under Web or Mobile, not Single-page ({_APP} > "
-    "Authentication).",
-    50011: f"Register the redirect URI exactly as it is shown here ({_APP} > Authentication).",
-    900971: f"Register a redirect URI ({_APP} > Authentication).",
-    700005: "Use the same `tenant` for signing in and for tokens.",
-    7000012: "Sign in again: the grant was given in another tenant.",
-    650053: f"Add the permission ({_APP} > API permissions).",
-    700027: f"Upload the certificate's public part ({_APP} > Certificates & secrets).",
-    700024: "Set the clock by NTP.",
-    500133: "Set the clock by NTP.",
-    700213: f"Compare issuer, subject and audience ({_APP} > Federated credentials).",
-    **dict.fromkeys(
-        (70021, 70025, 700211, 700212, 7002138),
-        f"Compare issuer, subject and audience ({_APP} > Federated credentials).",
-    ),
-    700222: "Present a token of another identity provider, or use `managed_identity`.",
-    50013: "Check that Entra can read the keys that the token's issuer publishes.",
-    50012: f"Upload the certificate's public part ({_APP} > Certificates & secrets).",
-    700030: f"Upload the certificate's public part ({_APP} > Certificates & secrets).",
-    53003: "Exclude the app from the Conditional Access policy (Entra > Sign-in logs names it).",
-    1000031: "Unblock the app: Entra > Enterprise applications > the app > Properties.",
-    1002012: "Ask for https://outlook.office365.com/.default and nothing else.",
-    70011: "Ask for https://outlook.office365.com/.default and nothing else.",
-    500011: "Check the cloud; the tenant needs an Exchange Online licence.",
-    650052: "The tenant needs an Exchange Online licence.",
-    65001: f"Grant admin consent ({_APP} > API permissions).",
-    650056: f"Add the permission and grant admin consent ({_APP} > API permissions).",
-    650057: f"Add the permission ({_APP} > API permissions).",
-    65005: f"Add the permission ({_APP} > API permissions).",
-    50001: f"Add the permission ({_APP} > API permissions).",
-    50105: "Assign the user to the app, or switch `Assignment required` off.",
-}
-#: outages and overload at Entra, whatever HTTP status and `error` they come with
-PASSING: Final = frozenset(
-    {50033, 50087, 50196, 70012, 80001, 80002, 80005, 80007, 80014}
-    | {90006, 90012, 90024, 90033, 90055, 90090}
-)
+#: seconds to wait where each try in between prolongs it: smart lockout (15 to 60 minutes), and
+#: what Entra takes for a loop (5 to 15)
+PAUSES: Final[Mapping[str, float]] = {"AADSTS50053": 1800.0, "AADSTS50196": 900.0}
 #: values of `error` (RFC 6749, 5.2, and Entra's) that no second try changes
 _FINAL: Final = frozenset(
     {
@@ -92,25 +39,57 @@ _FINAL: Final = frozenset(
     }
 )
 
+_NOBODY: Final = Ids()
 _CODE = re.compile(r"AADSTS(\d{5,8})")
+_CORRELATION = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_CORRELATION_LINE = re.compile(rf"Correlation ID:\s*({_CORRELATION.pattern})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _TRAILER = re.compile(r"\s*(?:Trace ID|Correlation ID|Timestamp):.*", re.DOTALL)
 _TOKEN_LIKE = re.compile(r"[A-Za-z0-9+/=_.\-]{100,}")
 
 
-def refusal(answer: Mapping[str, Any]) -> MailbridgeError:
+def refusal(answer: Mapping[str, Any], ids: Ids = _NOBODY) -> MailbridgeError:
     """Return the error for an OAuth error answer (RFC 6749, section 5.2).
 
-    ``SignInRejected`` only for what is known to need a person; anything else may pass.
+    ``SignInRejected`` only for what is known to need a person; anything else may pass. Kind and
+    fix are the catalogue's, filled in with ``ids``.
     """
-    description = str(answer.get("error_description") or "")
+    code = code_of(answer)
     kind = str(answer.get("error") or "")[:60]
+    description = str(answer.get("error_description") or "")
+    said = first_line(description) or f"Entra refused the request ({kind or 'no reason given'})"
+    entry = CATALOGUE.get(code)
+    if entry is None or entry.kind == "bug":
+        # For Microsoft's support, since we know no more.
+        said += correlation(answer)
+    if entry is None:
+        return (SignInRejected if kind in _FINAL else Unavailable)(said, code=code)
+    return known(entry, said, ids)
+
+
+def known(entry: Entry, said: str, ids: Ids) -> MailbridgeError:
+    """Return the error that an entry of the catalogue amounts to; ``said`` is its text."""
+    _, fix = explain(entry.code, ids)
+    if entry.code in PAUSES:
+        return Throttled(said, retry_after=PAUSES[entry.code], code=entry.code, fix=fix)
+    error = Unavailable if entry.kind == "passing" else SignInRejected
+    return error(said, code=entry.code, fix=fix)
+
+
+def code_of(answer: Mapping[str, Any]) -> str:
+    """Return the stable code of an answer: its AADSTS number, or else its ``error``."""
     number = number_of(answer)
-    code = f"AADSTS{number}" if number else f"entra.{kind or 'unknown'}"
-    text = first_line(description) or f"Entra refused the request ({kind or 'no reason given'})"
-    if number not in PASSING and (number in FIXES or kind in _FINAL):
-        return SignInRejected(text, code=code, fix=FIXES.get(number, ""))
-    return Unavailable(text, code=code)
+    return (
+        f"AADSTS{number}" if number else f"entra.{str(answer.get('error') or '')[:60] or 'unknown'}"
+    )
+
+
+def correlation(answer: Mapping[str, Any]) -> str:
+    """Return `` (correlation id …)``, which Microsoft's support asks for; empty without one."""
+    given = str(answer.get("correlation_id") or "")
+    line = _CORRELATION_LINE.search(str(answer.get("error_description") or ""))
+    found = given if _CORRELATION.fullmatch(given) else line[1] if line else ""
+    return f" (correlation id {found})" if found else ""
 
 
 def number_of(answer: Mapping[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""What Entra says about people who sign in: why it does, in plain words, and what helps.
+"""What Entra says about people who sign in: what it means for their grant.
 
 ::
 
@@ -6,145 +6,47 @@
     needs_admin_consent   an administrator agrees first
     rejected              signing in again would end the same way
 
-A network fault, an outage and an error that nobody knows say nothing about a grant.
+A network fault, an outage and an error that nobody knows say nothing about a grant. What an error
+means in words, and what helps, stands in the catalogue.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
-from mailbridge.errors import MailbridgeError, SignInRejected, Throttled
+from mailbridge.catalogue.base import Ids
+from mailbridge.catalogue.lookup import CATALOGUE, explain
+from mailbridge.errors import MailbridgeError, SignInRejected
 from mailbridge.sign_in.base import State
-from mailbridge.sign_in.entra_errors import FIXES, PASSING, first_line, number_of, refusal
-
-#: seconds that smart lockout may last; each try in between prolongs it
-LOCKED_PAUSE: Final = 1800.0
-
-_SIGN_IN_LOGS: Final = "Entra > Sign-in logs names the policy: exclude the account or the app"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Why:
-    """What one error means. ``{login}`` in the fix becomes the command for this mailbox."""
-
-    state: State
-    reason: str
-    fix: str = "{login}"
-
-
-_AGAIN: Final = Why(state="needs_consent", reason="the sign-in is no longer valid")
-_UNUSED: Final = Why(
-    state="needs_consent", reason="the sign-in was not used for 90 days and has ended"
-)
-_SECOND_FACTOR: Final = Why(
-    state="needs_consent",
-    reason="a second factor is asked for, which only a person can give",
-    fix="{login}; or use application access, which depends on nobody's phone",
-)
-_ENROLL: Final = Why(
-    state="needs_consent",
-    reason="a second factor has to be set up for the account first",
-    fix="set it up at https://aka.ms/mfasetup, then {login}",
-)
-_POLICY: Final = Why(
-    state="needs_consent",
-    reason="a Conditional Access policy refuses the sign-in",
-    fix=_SIGN_IN_LOGS + ", then {login}; or use application access",
-)
-_DEFAULTS: Final = Why(
-    state="needs_consent",
-    reason="the tenant's security defaults refuse device codes and passwords",
-    fix="{login} without --device; or use application access",
-)
-_ADMIN: Final = Why(
-    state="needs_admin_consent",
-    reason="people may not consent by themselves in this tenant",
-    fix="send the administrator what `mailbridge consent-url {app}` prints, then {login}",
-)
-_ELSEWHERE: Final = Why(
-    state="rejected",
-    reason="the account does not belong to this tenant",
-    fix="sign in with an account of the tenant, or correct `tenant`",
-)
-_PASSWORD_ENDED: Final = Why(
-    state="rejected",
-    reason="the account's password has expired",
-    fix="set a new one; to keep it: Update-MgUser -PasswordPolicies DisablePasswordExpiration",
+from mailbridge.sign_in.entra_errors import (
+    PAUSES,
+    code_of,
+    correlation,
+    first_line,
+    known,
+    number_of,
+    refusal,
 )
 
-#: by AADSTS number (docs: "Microsoft Entra authentication and authorization error codes")
-PEOPLE: Final[Mapping[int, Why]] = {
-    700082: _UNUSED,
-    70008: _UNUSED,
-    **dict.fromkeys((70000, 50132, 50133, 50089, 50085, 9002313), _AGAIN),
-    50173: Why(
-        state="needs_consent",
-        reason="the password was changed or the account's sessions were revoked",
-    ),
-    70043: Why(
-        state="needs_consent",
-        reason="a Conditional Access policy wants a new sign-in every so often",
-        fix="exclude the account from `Sign-in frequency`, then {login}; or use application access",
-    ),
-    700084: Why(
-        state="needs_consent",
-        reason="the redirect URI stands under Single-page application, whose sign-ins last a day",
-        fix="register it under Web or Mobile and desktop, then {login}",
-    ),
-    **dict.fromkeys((50076, 50072, 50074, 50078, 50158, 53004, 53010, 500121), _SECOND_FACTOR),
-    50079: _ENROLL,
-    65001: Why(
-        state="needs_consent",
-        reason="nobody has consented to what the mailbox needs",
-        fix="{login}",
-    ),
-    65004: Why(state="needs_consent", reason="consent was declined"),
-    90094: _ADMIN,
-    90095: _ADMIN,
-    90008: Why(
-        state="rejected",
-        reason="the app lacks a permission that every sign-in needs",
-        fix="add Microsoft Graph > Delegated > User.Read to the app",
-    ),
-    53003: _POLICY,
-    **dict.fromkeys((53000, 53001, 53002, 53011, 50097, 50131, 50005, 530032, 530034), _POLICY),
-    530035: _DEFAULTS,
-    50057: Why(
-        state="rejected",
-        reason="sign-in is blocked for the account, as it is for a shared mailbox by design",
-        fix="use application access, or let somebody with FullAccess sign in and name them in "
-        "`signed_in_as`",
-    ),
-    50126: Why(
-        state="rejected",
-        reason="user name or password is wrong",
-        fix="correct them; passwords of federated accounts (AD FS) cannot be used this way. "
-        "Better: application access",
-    ),
-    50034: Why(
-        state="rejected",
-        reason="the account is not known in this tenant",
-        fix="write the account's user principal name, and compare `tenant`",
-    ),
-    **dict.fromkeys((50055, 50144, 50056, 50064), _PASSWORD_ENDED),
-    50135: Why(
-        state="rejected",
-        reason="the account's password is held to be known to others",
-        fix="set a new password, then {login}",
-    ),
-    **dict.fromkeys((50020, 16000, 50014, 51004, 90072), _ELSEWHERE),
-    54005: Why(state="needs_consent", reason="the sign-in was used twice; it is good for one time"),
-    **dict.fromkeys(
-        (501481, 50147),
-        Why(state="needs_consent", reason="the sign-in does not belong to this attempt"),
-    ),
-    80012: Why(
-        state="rejected",
-        reason="the account may not sign in at this hour",
-        fix="extend its logon hours in Active Directory",
-    ),
+#: what an error of Entra's amounts to where somebody has signed in, by AADSTS number
+PEOPLE: Final[Mapping[int, State]] = {
+    # refresh tokens, codes and device codes
+    **dict.fromkeys((700082, 70008, 50173, 70043, 700084), "needs_consent"),
+    **dict.fromkeys((50132, 50133, 50089, 50085, 50058, 70000, 9002313), "needs_consent"),
+    **dict.fromkeys((54005, 501481, 50147, 70018, 70019, 70020), "needs_consent"),
+    # a second factor, a policy
+    **dict.fromkeys((50076, 50074, 50078, 50158, 500121), "needs_consent"),
+    **dict.fromkeys((50079, 50072, 53004, 53010), "needs_consent"),
+    **dict.fromkeys((53000, 53001, 53002, 53003, 53011, 50097, 50131, 50005), "needs_consent"),
+    **dict.fromkeys((530032, 530034, 530035), "needs_consent"),
+    # consent
+    **dict.fromkeys((65001, 65004), "needs_consent"),
+    **dict.fromkeys((90094, 90095), "needs_admin_consent"),
+    90008: "rejected",
+    # accounts and passwords
+    **dict.fromkeys((50057, 50126, 50034, 50055, 50144, 50056, 50064, 50135), "rejected"),
+    **dict.fromkeys((50020, 16000, 50014, 51004, 90072, 50105, 80012, 80013), "rejected"),
 }
 #: values of ``error`` that ask for the person, whatever the number (OpenID Connect Core, 3.1.2.6)
 _INTERACTIVE: Final = frozenset({"interaction_required", "consent_required", "login_required"})
@@ -153,52 +55,38 @@ _ASK_THE_PERSON: Final = _INTERACTIVE | {
     "invalid_grant",
     "access_denied",
 }
-#: what devices are told; the numbers that come along mean other things elsewhere
-_DEVICE: Final[Mapping[str, Why]] = {
-    "authorization_declined": Why(state="needs_consent", reason="the sign-in was declined"),
-    **dict.fromkeys(
-        ("expired_token", "bad_verification_code"),
-        Why(state="needs_consent", reason="the code has ended; it is good for 15 minutes"),
-    ),
-}
-_LOCKED: Final = 50053
+#: what devices are told, where the number that comes along means another thing elsewhere
+_DEVICE: Final = frozenset({"authorization_declined", "expired_token", "bad_verification_code"})
+_DEVICE_NUMBERS: Final = frozenset({70018, 70019, 70020})
 
 
-def explainer(
-    *, account: str, login: str, app: str
-) -> Callable[[Mapping[str, Any]], MailbridgeError]:
-    """Return what turns an OAuth error answer into our error for this account.
+def explainer(ids: Ids) -> Callable[[Mapping[str, Any]], MailbridgeError]:
+    """Return what turns an OAuth error answer into our error for the account in ``ids``.
 
-    ``login`` is the command that signs in again.
+    ``ids.login`` is the command that signs in again.
     """
 
-    def explain(answer: Mapping[str, Any]) -> MailbridgeError:
-        number = number_of(answer)
-        if number == _LOCKED:
-            return Throttled(
-                f"{account}: too many wrong passwords, so Entra refuses the right one too for a "
-                "while (AADSTS50053)",
-                retry_after=LOCKED_PAUSE,
-                code="AADSTS50053",
-                fix="Correct the password, and see Entra > Sign-in logs.",
-            )
-        kind = str(answer.get("error") or "")[:60]
-        why = _DEVICE.get(kind) or PEOPLE.get(number)
-        code = f"entra.{kind}" if kind in _DEVICE else f"AADSTS{number}"
-        if number in PASSING:
-            return refusal(answer)
-        if why is None and (kind in _INTERACTIVE if number else kind in _ASK_THE_PERSON):
-            said = first_line(str(answer.get("error_description") or ""))
-            why = Why(state="needs_consent", reason=said or "a person has to sign in")
+    def judge(answer: Mapping[str, Any]) -> MailbridgeError:
+        number, kind = number_of(answer), str(answer.get("error") or "")[:60]
+        code = code_of(answer)
+        if kind in _DEVICE and number not in _DEVICE_NUMBERS:
             code = f"entra.{kind}"
-        if why is None:
-            return refusal(answer)
-        fix = why.fix.format(login=f"run `{login}`", app=app)
-        return SignInRejected(
-            f"{account}: {why.reason} ({code})", code=code, fix=f"{fix[0].upper()}{fix[1:]}."
-        )
+        entry = CATALOGUE.get(code)
+        if entry is not None and (code in _STATES or code in PAUSES):
+            cause, _ = explain(code, ids)
+            told = correlation(answer) if entry.kind == "bug" else ""
+            return known(entry, f"{ids.account}: {cause} ({code}){told}", ids)
+        if entry is None and kind in (_INTERACTIVE if number else _ASK_THE_PERSON):
+            said = first_line(str(answer.get("error_description") or ""))
+            return SignInRejected(
+                f"{ids.account}: {said or 'a person has to sign in'} (entra.{kind})"
+                + correlation(answer),
+                code=f"entra.{kind}",
+                fix=f"Sign in again: `{ids.login}`.",
+            )
+        return refusal(answer, ids)
 
-    return explain
+    return judge
 
 
 def refused_consent(app: str, answer: Mapping[str, Any]) -> MailbridgeError:
@@ -206,24 +94,29 @@ def refused_consent(app: str, answer: Mapping[str, Any]) -> MailbridgeError:
 
     Anybody can make up an answer to an admin consent link, so none of its text is repeated.
     """
-    number = number_of(answer)
-    why = PEOPLE.get(number)
+    number, code = number_of(answer), code_of(answer)
     again = f"Open the link of `mailbridge consent-url {app}` again, as an administrator."
-    if why is not None and why.state != "needs_admin_consent":
-        return SignInRejected(f"{why.reason} (AADSTS{number})", code=f"AADSTS{number}", fix=again)
-    if number in FIXES:
+    cause, fix = explain(code, Ids(app=app))
+    state = PEOPLE.get(number)
+    if not number:
+        denied = answer.get("error") == "permission_denied"
         return SignInRejected(
-            f"Entra refused it (AADSTS{number})", code=f"AADSTS{number}", fix=FIXES[number]
+            cause if denied else "the sign-in was cancelled",
+            code="entra.permission_denied" if denied else "entra.access_denied",
+            fix=again,
         )
-    if number:
-        said = f"Entra refused it (AADSTS{number})" if why is None else why.reason
-        return SignInRejected(said, code=f"AADSTS{number}", fix=again)
-    return SignInRejected("the sign-in was cancelled", code="entra.access_denied", fix=again)
+    if state == "needs_admin_consent":
+        return SignInRejected(cause, code=code, fix=again)
+    if state is not None:
+        return SignInRejected(f"{cause} ({code})", code=code, fix=again)
+    entry = CATALOGUE.get(code)
+    mends = fix if entry is not None and entry.kind == "configuration" else again
+    return SignInRejected(f"Entra refused it ({code})", code=code, fix=mends)
 
 
 _STATES: Final[Mapping[str, State]] = {
-    **{f"AADSTS{number}": why.state for number, why in PEOPLE.items()},
-    **{f"entra.{kind}": "needs_consent" for kind in (*_ASK_THE_PERSON, *_DEVICE)},
+    **{f"AADSTS{number}": state for number, state in PEOPLE.items()},
+    **{f"entra.{kind}": "needs_consent" for kind in sorted(_ASK_THE_PERSON | _DEVICE)},
     "sign_in.no_grant": "needs_consent",
     "sign_in.other_account": "needs_consent",
     "sign_in.incomplete": "needs_consent",

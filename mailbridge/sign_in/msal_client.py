@@ -11,6 +11,7 @@ from typing import Any
 import msal
 
 from mailbridge import __version__
+from mailbridge.catalogue.base import Ids
 from mailbridge.errors import MailbridgeError
 from mailbridge.proxy.place import Proxy
 from mailbridge.sign_in.entra_errors import refusal
@@ -50,16 +51,24 @@ class _NoRealms:
 
 
 def connect(
-    *, authority_url: str, client_id: str, credential: Any, ca: Path | None, proxy: Proxy | None
+    *,
+    authority_url: str,
+    ids: Ids,
+    credential: Any,
+    ca: Path | None,
+    proxy: Proxy | None,
 ) -> MsalClient:
-    """Return a client; fetches the discovery document, so it blocks, and raises our errors."""
+    """Return a client; fetches the discovery document, so it blocks, and raises our errors.
+
+    ``ids`` hold the client id, and what else is told of a refusal.
+    """
     http = TokenHttp(ca, proxy)
     failure: MailbridgeError | None = None
     try:
         # Without instance discovery, msal asks no other host than the authority; without a
         # region, nothing that stands in the environment.
         return MsalClient(
-            client_id,
+            ids.client_id,
             client_credential=credential,
             authority=authority_url,
             instance_discovery=False,
@@ -72,5 +81,5 @@ def connect(
         # msal says "check your tenant" whatever it was; the answer says what it was.
         if http.refused is None:
             raise
-        failure = refusal(http.refused)
+        failure = refusal(http.refused, ids)
     raise failure

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import structlog
 
+from mailbridge.catalogue.base import Ids
 from mailbridge.errors import MailbridgeError, SignInRejected
 from mailbridge.proxy.place import Proxy
 from mailbridge.sign_in.credentials import Credential, Proof
@@ -80,6 +81,8 @@ class Registration:
         self.number: int | None = None
         self.proof: Proof | None = None
         self._authority_url = authority_url
+        tenant = authority_url.rstrip("/").rpartition("/")[2]
+        self._ids = Ids(app=name, tenant=tenant, client_id=client_id)
         self._ca = ca
         self._proxy = proxy
         self._slots = [_Slot(number=i, credential=one) for i, one in enumerate(credentials)]
@@ -102,16 +105,16 @@ class Registration:
         return self.ask(question)
 
     def ask_openly(
-        self, question: Question, *, explain: Explain = refusal
+        self, question: Question, *, explain: Explain | None = None
     ) -> Answer | MailbridgeError:
         """Ask without any credential what needs none: where to sign in, a device code. Blocks."""
-        return self._once(None, question, explain, str)
+        return self._once(None, question, explain or self._refusal, str)
 
     def ask(
         self,
         question: Question,
         *,
-        explain: Explain = refusal,
+        explain: Explain | None = None,
         bare: bool = False,
         hide: Callable[[str], str] = str,
     ) -> Answer | MailbridgeError:
@@ -130,7 +133,7 @@ class Registration:
             if isinstance(attempt, MailbridgeError):
                 error = attempt
             else:
-                outcome = self._once(attempt.proof, question, explain, hide)
+                outcome = self._once(attempt.proof, question, explain or self._refusal, hide)
                 if not isinstance(outcome, MailbridgeError):
                     self._accept(attempt)
                     return outcome
@@ -201,6 +204,9 @@ class Registration:
         self._clients.pop(mark, None)
         return copied(failure, hidden)
 
+    def _refusal(self, answer: Mapping[str, Any]) -> MailbridgeError:
+        return refusal(answer, self._ids)
+
     def _client(self, mark: str, proof: Proof | None) -> Any:
         if mark not in self._clients:
             from mailbridge.sign_in.msal_client import connect
@@ -209,7 +215,7 @@ class Registration:
                 self._clients.clear()
             self._clients[mark] = connect(
                 authority_url=self._authority_url,
-                client_id=self.client_id,
+                ids=self._ids,
                 credential=proof.value if proof is not None else None,
                 ca=self._ca,
                 proxy=self._proxy,

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
+from mailbridge.catalogue.lookup import CATALOGUE
 from mailbridge.diagnose.steps import Step
 from mailbridge.errors import SignInRejected, StoreFull
 from mailbridge.http import server
@@ -239,7 +240,7 @@ def _cancel(_: Web) -> dict[str, Any]:
         (_decline, "consent was declined", "abgelehnt"),
         (_admin_alone, "consent-url web", "consent-url web"),
         (_policy, "Conditional Access policy", "bedingten Zugriff"),
-        (_wrong_secret, "secret's value, not its ID", "dessen Wert (nicht die ID)"),
+        (_wrong_secret, "its Value (not its Secret ID)", "dessen Wert (nicht die ID)"),
         (_cancel, ADDRESS, "abgebrochen"),
     ],
 )
@@ -375,7 +376,8 @@ def test_what_people_are_refused_for_has_german_words() -> None:
     """The refusals that a person meets in a browser are all told in German."""
     values = {"account": ADDRESS, "mailbox": "alarm", "app": "web"}
     browsers = {65004, 90094, 90095, 65001, 53003, 50105, 50020, 54005, 50079, 50057}
-    for number in browsers | {n for n, why in PEOPLE.items() if "Conditional" in why.reason}:
+    policies = {n for n in PEOPLE if "Conditional" in CATALOGUE[f"AADSTS{n}"].cause.en}
+    for number in browsers | policies:
         error = SignInRejected("in English", code=f"AADSTS{number}", fix="Mend it.")
         if number != 70043:  # told when a token is refreshed, not in a browser
             assert told("de", error, **values)[0] != "in English", number

@@ -253,7 +253,7 @@ async def test_a_wrong_secret_needs_a_person(desk: Desk, app: App) -> None:
     assert caught.value.code == "AADSTS7000215"
     assert str(caught.value).startswith("AADSTS7000215: Invalid client secret provided.")
     assert "Trace ID" not in str(caught.value)
-    assert "value" in caught.value.fix
+    assert "its Value" in caught.value.fix
 
 
 async def test_what_only_a_person_can_mend_is_rejected(desk: Desk, app: App) -> None:

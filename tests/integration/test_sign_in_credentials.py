@@ -310,7 +310,7 @@ async def test_a_certificate_that_nobody_uploaded_needs_a_person(
         await desk.application(_certified(tenant), _from_file(path)).token()
 
     assert caught.value.code == "AADSTS700027"
-    assert "Upload" in caught.value.fix
+    assert "upload the public part" in caught.value.fix
 
 
 async def test_nothing_of_a_certificate_is_shown_anywhere(

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailbridge.errors import SignInRejected, Unavailable
+from mailbridge.catalogue.base import Entry, Ids
+from mailbridge.catalogue.lookup import CATALOGUE, explain
+from mailbridge.errors import SignInRejected, TemporaryError, Throttled, Unavailable
 from mailbridge.sign_in.claims import claims
 from mailbridge.sign_in.credentials import ClientSecret
-from mailbridge.sign_in.entra_errors import FIXES, first_line, refusal
+from mailbridge.sign_in.entra_errors import PAUSES, first_line, refusal
 
 
 def _jwt(payload: object) -> str:
@@ -41,15 +43,22 @@ def test_claims_never_raise(text: str) -> None:
     assert isinstance(claims(f"e30.{text}.x"), dict)
 
 
-@pytest.mark.parametrize("number", sorted(FIXES))
-def test_every_error_with_a_fix_needs_a_person(number: int) -> None:
-    """The number decides, whatever `error` says."""
-    answer = {"error": "invalid_grant", "error_description": f"AADSTS{number}: No."}
+IDS = Ids(app="one", tenant="a-tenant", client_id="a-client", account="alarm@x.example")
 
-    error = refusal(answer)
 
-    assert isinstance(error, SignInRejected)
-    assert (error.code, error.fix) == (f"AADSTS{number}", FIXES[number])
+@pytest.mark.parametrize(
+    "entry", [e for e in CATALOGUE.values() if e.code.startswith("AADSTS")], ids=lambda e: e.code
+)
+def test_the_catalogue_decides_who_has_to_act(entry: Entry) -> None:
+    """The number decides, whatever `error` says; the fix is the catalogue's, with our ids."""
+    answer = {"error": "invalid_grant", "error_description": f"{entry.code}: No."}
+
+    error = refusal(answer, IDS)
+
+    temporary = entry.kind == "passing" or entry.code in PAUSES
+    assert isinstance(error, TemporaryError if temporary else SignInRejected)
+    assert (error.code, error.fix) == (entry.code, explain(entry.code, IDS)[1])
+    assert "$" not in error.fix
 
 
 @pytest.mark.parametrize("number", [90033, 90055, 50196])
@@ -57,7 +66,50 @@ def test_a_passing_error_is_temporary_even_as_invalid_client(number: int) -> Non
     """Overload at Entra is no rejected credential, however it is labelled."""
     answer = {"error": "invalid_client", "error_description": f"AADSTS{number}: Later."}
 
-    assert isinstance(refusal(answer), Unavailable)
+    assert isinstance(refusal(answer), TemporaryError)
+
+
+def test_what_entra_takes_for_a_loop_is_not_asked_again_for_a_quarter_of_an_hour() -> None:
+    """AADSTS50196: each request in between would prolong the block."""
+    error = refusal({"error": "invalid_grant", "error_codes": [50196]})
+
+    assert isinstance(error, Throttled)
+    assert error.retry_after == 900
+
+
+CORRELATION = "0f9f0a64-2f4c-4b8e-9d5e-8f1f2d3c4b5a"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"error_description": f"AADSTS999999: New.\r\nCorrelation ID: {CORRELATION}\r\nTime: 1"},
+        {"error_description": "AADSTS999999: New.", "correlation_id": CORRELATION},
+    ],
+)
+def test_an_unknown_number_shows_its_words_and_what_support_asks_for(
+    answer: dict[str, object],
+) -> None:
+    """Entra's sentence, the number, and the correlation id; no fix is made up."""
+    error = refusal({"error": "invalid_grant", **answer})
+
+    assert (error.code, error.fix) == ("AADSTS999999", "")
+    assert str(error) == f"AADSTS999999: New. (correlation id {CORRELATION})"
+
+
+@pytest.mark.parametrize("given", ["x" * 200, "eyJhbGciOi.eyJ.x", 7, None, CORRELATION + "0"])
+def test_nothing_but_an_id_is_shown_as_a_correlation_id(given: object) -> None:
+    """Whoever answers in Entra's place cannot put other text into a log that way."""
+    error = refusal({"error_description": "AADSTS999999: New.", "correlation_id": given})
+
+    assert str(error) == "AADSTS999999: New."
+
+
+def test_a_known_refusal_is_the_same_each_time() -> None:
+    """No id of a single request makes two of the same look different in a log."""
+    answer = {"error_description": "AADSTS7000215: No.", "correlation_id": CORRELATION}
+
+    assert str(refusal(answer)) == "AADSTS7000215: No."
 
 
 def test_the_number_is_found_without_a_description() -> None:

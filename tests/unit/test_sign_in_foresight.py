@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailbridge import client_certificate
+from mailbridge.catalogue.base import Ids
+from mailbridge.catalogue.lookup import explain
 from mailbridge.client_certificate import CertificateFault
 from mailbridge.errors import SignInRejected, TemporaryError, Throttled, Unavailable
 from mailbridge.event import notice_event
@@ -215,7 +217,8 @@ def test_the_thumbprint_is_the_portals(made: ClientCertificate) -> None:
 
 # --- people -----------------------------------------------------------------------------------
 
-EXPLAIN = explainer(account="alarm@x.example", login="mailbridge login alarm", app="one")
+IDS = Ids(account="alarm@x.example", login="mailbridge login alarm", app="one", sign_in="delegated")
+EXPLAIN = explainer(IDS)
 
 
 @pytest.mark.parametrize("number", sorted(PEOPLE))
@@ -224,12 +227,14 @@ def test_every_error_of_a_person_has_a_reason_and_a_way_out(number: int) -> None
     error = EXPLAIN({"error": "invalid_grant", "error_description": f"AADSTS{number}: x\r\nTrace"})
 
     assert isinstance(error, SignInRejected)
-    assert person_state(error) == PEOPLE[number].state
+    assert person_state(error) == PEOPLE[number]
     assert str(error).startswith("alarm@x.example: ")
     assert f"AADSTS{number}" in str(error)
-    assert error.fix[0].isupper()
-    assert "{" not in error.fix
-    if PEOPLE[number].state == "needs_consent" and "{login}" in PEOPLE[number].fix:
+    cause, fix = explain(error.code, IDS)
+    assert cause in str(error)
+    assert error.fix == fix
+    assert "$" not in fix
+    if PEOPLE[number] == "needs_consent":
         assert "`mailbridge login alarm`" in error.fix
 
 
@@ -256,7 +261,6 @@ def test_what_asks_for_the_person_needs_no_number(answer: dict[str, str]) -> Non
         {"error": "server_error"},
         {"error": "temporarily_unavailable", "error_description": "AADSTS90033: Later."},
         {"error": "invalid_grant", "error_description": "AADSTS90001: Later."},
-        {"error": "invalid_grant", "error_description": "AADSTS50196: A loop."},
         {"error": "interaction_required", "error_description": "AADSTS90033: Later."},
     ],
 )
@@ -276,6 +280,26 @@ def test_a_locked_account_is_left_alone_for_a_while() -> None:
     assert isinstance(error, Throttled)
     assert isinstance(error, TemporaryError)
     assert error.retry_after == 1800
+    assert str(error).startswith("alarm@x.example: too many wrong passwords")
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "code"),
+    [
+        ("authorization_declined", 70000, "entra.authorization_declined"),
+        ("expired_token", 70020, "AADSTS70020"),
+        ("bad_verification_code", 70018, "AADSTS70018"),
+        ("bad_verification_code", 70019, "AADSTS70019"),
+        ("expired_token", 0, "entra.expired_token"),
+    ],
+)
+def test_what_a_device_is_told_has_its_own_words(kind: str, number: int, code: str) -> None:
+    """The number counts where it means a device code; elsewhere it means another thing."""
+    error = EXPLAIN({"error": kind, "error_codes": [number] if number else []})
+
+    assert error.code == code
+    assert person_state(error) == "needs_consent"
+    assert explain(code, IDS)[0] in str(error)
 
 
 @pytest.mark.parametrize(
