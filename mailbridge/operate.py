@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from mailbridge import __version__, send_status
 from mailbridge.config import Config
-from mailbridge.diagnose.steps import Diagnosis
+from mailbridge.diagnose.desk import DiagnosisDesk
 from mailbridge.expecting import Expecting
 from mailbridge.health import FolderHealth, Health, Sight, SinkHealth
 from mailbridge.http.control import Command
 from mailbridge.model import Grant
 from mailbridge.outbox import Outbox
+from mailbridge.probe_status import with_probe
 from mailbridge.send_desk import SendDesk
 from mailbridge.sign_in.base import Standing
 from mailbridge.sign_ins import SignIns
@@ -113,10 +114,19 @@ class Operator:
             "replay": self.replay,
             "grant-save": self.save_grant,
             "grant-forget": self.forget_grant,
-            "diagnose": self.diagnose,
             **SendDesk(self.outbox).commands(),
             **self.expecting.commands(),
+            **self._diagnosing.commands(),
         }
+
+    @property
+    def _diagnosing(self) -> DiagnosisDesk:
+        return DiagnosisDesk(
+            config=lambda: self._config,
+            sign_in=self._sign_ins.of,
+            grants=self._store.grants,
+            expecting=self.expecting.commands(),
+        )
 
     async def save_grant(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         """Keep what a person has consented to (``grant``) for a ``mailbox``, and use it."""
@@ -128,18 +138,6 @@ class Operator:
         if self._mended is not None:
             self._mended(asked["mailbox"])
         return {"saved": True}
-
-    async def diagnose(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Diagnose a ``mailbox`` with the sign-in that is in use; every step as ``test-mailbox``.
-
-        What a person consented to is in the hands of the daemon alone while it runs: a command
-        that refreshed it beside the daemon would end the daemon's own.
-        """
-        name = asked["mailbox"]
-        diagnosis = Diagnosis(
-            config=self._config, name=name, sign_in=self._sign_ins.of(name), run=asyncio.to_thread
-        )
-        return {"steps": [asdict(step) async for step in diagnosis.steps()]}
 
     async def forget_grant(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         """Remove the grant of a ``mailbox``."""
@@ -209,17 +207,20 @@ def status(
             "started_at": _text(health.started_at) if health else None,
         },
         "mailboxes": [
-            _mailbox(
-                config,
-                name,
-                [
-                    _folder(folder, seen.get((name, folder)), folders.get((name, folder)))
-                    for folder in mailbox.fetch.folders
-                    if mailbox.fetch.protocol != "none"
-                ],
-                counts.backlogs.get(name, 0),
+            with_probe(
+                health,
+                _mailbox(
+                    config,
+                    name,
+                    [
+                        _folder(folder, seen.get((name, folder)), folders.get((name, folder)))
+                        for folder in mailbox.fetch.folders
+                        if mailbox.fetch.protocol != "none"
+                    ],
+                    counts.backlogs.get(name, 0),
+                )
+                | {"standing": _standing(standings.get(name))},
             )
-            | {"standing": _standing(standings.get(name))}
             for name, mailbox in config.mailboxes.items()
         ],
         "webhooks": [

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mailbridge.cli import change, daemon, data, mail_log, offline, people, probe, sending
+from mailbridge.cli import (
+    change,
+    daemon,
+    data,
+    diagnosis,
+    mail_log,
+    offline,
+    people,
+    probe,
+    sending,
+)
 from mailbridge.cli.output import complain, tell
 from mailbridge.errors import MailbridgeError
 
@@ -22,7 +32,7 @@ if TYPE_CHECKING:
     from mailbridge.config import Config
 
 #: each has ``register(app)``; heavy imports stay inside of their commands
-MODULES = (daemon, offline, probe, people, data, mail_log, change, sending)
+MODULES = (daemon, offline, diagnosis, probe, people, data, mail_log, change, sending)
 
 
 class LogFormat(StrEnum):
