@@ -98,3 +98,8 @@ def explain(
     if entry.fix_delegated is not None and ids.sign_in != "application":
         mends = entry.fix_delegated
     return cause, filled(mends.of(language), ids, language)
+
+
+def mends(code: str) -> str:
+    """Return the fix of a code in English, for errors whose mailbox nobody knows yet."""
+    return explain(code, Ids())[1]

@@ -160,10 +160,7 @@ ENTRIES: Final[tuple[Entry, ...]] = (
     Entry(
         code="smtp.refused",
         kind="configuration",
-        cause=Text(
-            en="the server refuses, with the words that are shown",
-            de="der Server lehnt ab, mit den gezeigten Worten",
-        ),
+        cause=Text(en="the server refuses", de="der Server lehnt ab"),
         fix=Text(
             en="The words of the server say what is wrong; mend that and send the mail again.",
             de="Die Worte des Servers sagen, was nicht stimmt; das beheben und die Nachricht "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from mailbridge.diagnose.finding import Fault, Told
 from mailbridge.diagnose.words import told
+from mailbridge.network_faults import connection_code, tls_code
 from mailbridge.proxy.environment import goes_around
 from mailbridge.proxy.errand import Errand
 from mailbridge.proxy.place import Proxy
@@ -76,7 +78,9 @@ async def _looked_up(host: str, port: int) -> Told:
         async with asyncio.timeout(PHASE):
             found = await loop.getaddrinfo(host, port)
     except (OSError, TimeoutError) as error:
-        raise Fault(told("network", place=host, said=_words(error)), code="dns") from error
+        silent = isinstance(error, TimeoutError) or error.errno == socket.EAI_AGAIN
+        code = "dns.no_answer" if silent else "dns"
+        raise Fault(told("network", place=host, said=_words(error)), code=code) from error
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     return told("dns.ok", host=host, addresses=addresses[:4])
 
@@ -87,7 +91,8 @@ def _reach(server: MailServer) -> Told:
         sock = connect(server.host, server.port, line=Line(server.proxy), timeout=PHASE)
     except OSError as error:
         place = f"{server.host}:{server.port}"
-        raise Fault(told("network", place=place, said=_words(error)), code="tcp") from error
+        code = connection_code(error) or "tcp"
+        raise Fault(told("network", place=place, said=_words(error)), code=code) from error
     with sock:
         peer = sock.getpeername()
     if server.proxy is None or goes_around(server.proxy, server.host, server.port):
@@ -113,9 +118,11 @@ def _handshake(server: MailServer) -> Told:
             version = secured.version()
     except ssl.SSLCertVerificationError as error:
         said = told("as_said", said=error.verify_message)
-        raise Fault(said, code="tls.certificate") from error
+        raise Fault(said, code=tls_code(error)) from error
     except OSError as error:
-        raise Fault(told("as_said", said=_words(error)), code="tls") from error
+        cut = isinstance(error, (ssl.SSLEOFError, ConnectionError))
+        code = tls_code(error) or ("tls.closed" if cut else "tls")
+        raise Fault(told("as_said", said=_words(error)), code=code) from error
     return told("tls.ok", version=version, until=certificate.get("notAfter", "?"))
 
 

@@ -188,7 +188,8 @@ class SmtpSession:
         return Submission(refused={**dict.fromkeys(taken, judgement), **refused})
 
     def _judge(self, reply: Reply, phase: Phase, envelope: Envelope) -> Judgement:
-        return judge(reply, phase, mailbox=self._account.mailbox, sender=envelope.sender)
+        mailbox, account = self._account.mailbox, self._account.user
+        return judge(reply, phase, mailbox=mailbox, sender=envelope.sender, account=account)
 
     async def close(self, *, politely: bool = True) -> None:
         """End the connection."""
@@ -217,4 +218,4 @@ async def sign_in(wire: Wire, user: str, token: AccessToken, *, mailbox: str) ->
         # It says why in JSON, and wants an empty line before it says no (RFC 7628, 3.2.3).
         reply = await wire.ask(b"", phase="sign_in")
     if reply.code != _AUTHENTICATED:
-        raise refusal(judge(reply, "sign_in", mailbox=mailbox), "sign in")
+        raise refusal(judge(reply, "sign_in", mailbox=mailbox, account=user), "sign in")

@@ -23,6 +23,7 @@ from aiosmtplib.esmtp import parse_esmtp_extensions
 from aiosmtplib.protocol import SMTPProtocol
 
 from mailbridge.errors import MailbridgeError, Unavailable
+from mailbridge.network_faults import NoGreeting
 from mailbridge.proxy.dial import dial_async
 from mailbridge.proxy.environment import goes_around
 from mailbridge.proxy.place import Proxy, is_ip
@@ -142,7 +143,7 @@ class Wire:
 
     async def _connect(self) -> None:
         server, patience = self._server, self._patience
-        with translated(f"connect to {server.host}"):
+        with translated(f"connect to {server.host}", port=server.port):
             context = await asyncio.to_thread(tls_context, server.ca)
             options = await self._way()
             if server.tls == "implicit":
@@ -155,8 +156,11 @@ class Wire:
             async with asyncio.timeout(patience.connect + patience.tls):
                 await loop.create_connection(lambda: self._protocol, **options)
             self.encrypted = server.tls == "implicit"
-            async with asyncio.timeout(patience.hello):
-                reply = _reply(await self._protocol.read_response())
+            try:
+                async with asyncio.timeout(patience.hello):
+                    reply = _reply(await self._protocol.read_response())
+            except TimeoutError:
+                raise NoGreeting from None
         self._clean = True
         self.greeting = reply.text
         if reply.code != _READY:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from mailbridge.errors import FolderMissing
-from mailbridge.sources.imap_errors import Refused, folder_error, words
+from mailbridge.sources.imap_errors import Refused, folder_error, folder_missing, words
 from mailbridge.sources.imap_folders import Directory, is_role, listed, may_hold_no_mail
 from mailbridge.sources.imap_wire import Client
 
@@ -85,13 +85,9 @@ class Folders:
         return name
 
     def _missing(self, wanted: str, said: str = "") -> FolderMissing:
-        there = ", ".join(words(name) for name in self._directory_now().names[:20])
         what = "No folder is marked or known as" if is_role(wanted) else "There is no folder"
-        return FolderMissing(
-            f"{what} {words(wanted)!r}" + (f": {said}" if said else ""),
-            code="imap.folder_missing",
-            fix=f"The mailbox has: {there}." if there else "Check the folder's name.",
-        )
+        message = f"{what} {words(wanted)!r}" + (f": {said}" if said else "")
+        return folder_missing(message, list(self._directory_now().names))
 
     def _directory_now(self) -> Directory:
         """List the folders, once for a connection."""

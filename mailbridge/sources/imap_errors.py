@@ -16,6 +16,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from imapclient.exceptions import InvalidCriteriaError, LoginError
 
+from mailbridge.catalogue.lookup import mends
 from mailbridge.errors import (
     FolderMissing,
     MailbridgeError,
@@ -24,6 +25,7 @@ from mailbridge.errors import (
     Throttled,
     Unavailable,
 )
+from mailbridge.network_faults import NoGreeting, connection_code, tls_code
 from mailbridge.sources.imap_heard import Heard
 
 P = ParamSpec("P")
@@ -56,6 +58,20 @@ _MISSING = re.compile(
     r"\[NONEXISTENT\]|(?:doesn'?t|does not|no longer) exist|not found|no such|unknown (?:mailbox"
     r"|folder)|nonexistent",
     re.IGNORECASE,
+)
+
+
+#: how servers of other protocols greet, and Exchange's POP3 answers IMAP
+_OTHER_PROTOCOL = re.compile(r"unexpected response: b['\"](?:\+OK|-ERR|220[ -])")
+#: by its words, what a refused command comes from
+_REFUSALS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
+    (re.compile(r"account is blocked", re.IGNORECASE), "imap.account_blocked"),
+    (re.compile(r"LOGIN failed", re.IGNORECASE), "imap.basic_auth"),
+    (re.compile(r"server unavailable", re.IGNORECASE), "imap.server_unavailable"),
+    (re.compile(r"Command Argument Error|message set is invalid"), "imap.bad_argument"),
+    (re.compile(r"Command Error\. 10\b"), "imap.command_too_long"),
+    (re.compile(r"received in Invalid state", re.IGNORECASE), "imap.wrong_state"),
+    (re.compile(r"\[BADCHARSET"), "imap.charset"),
 )
 
 
@@ -121,20 +137,21 @@ def translate(exc: Exception, action: str) -> MailbridgeError:
 def network_error(exc: OSError, action: str, *, protocol: str = "imap") -> MailbridgeError:
     """Return our error for what a socket or TLS raised; its code begins with ``protocol``."""
     if isinstance(exc, ssl.SSLCertVerificationError):
-        return Unavailable(
-            f"{action}: the server's certificate is not trusted: {words(exc.verify_message)}",
-            code=f"{protocol}.certificate",
-            fix="Check the host name and the clock; for a private authority set server.ca.",
-        )
-    if isinstance(exc, socket.gaierror):
-        said, code = f"the host name has no address: {exc}", "dns"
+        code = tls_code(exc)
+        said = f"the server's certificate is not trusted: {words(exc.verify_message)}"
+    elif isinstance(exc, socket.gaierror):
+        code, said = f"{protocol}.dns", f"the host name has no address: {exc}"
+    elif isinstance(exc, NoGreeting):
+        code, said = f"{protocol}.no_greeting", "the server is connected and says nothing"
+    elif code := connection_code(exc):
+        said = f"no connection: {words(exc)}"
     elif isinstance(exc, TimeoutError) or "timed out" in str(exc):
-        said, code = "the server did not answer in time", "timeout"
+        code, said = f"{protocol}.timeout", "the server did not answer in time"
     elif isinstance(exc, ssl.SSLError):
-        said, code = f"TLS failed: {words(exc)}", "tls"
+        code, said = tls_code(exc) or f"{protocol}.tls", f"TLS failed: {words(exc)}"
     else:
-        said, code = f"the connection failed: {words(exc)}", "connection"
-    return Unavailable(f"{action}: {said}", code=f"{protocol}.{code}")
+        code, said = f"{protocol}.connection", f"the connection failed: {words(exc)}"
+    return Unavailable(f"{action}: {said}", code=code, fix=mends(code))
 
 
 def _protocol_error(exc: imaplib.IMAP4.error, action: str) -> MailbridgeError:
@@ -143,7 +160,7 @@ def _protocol_error(exc: imaplib.IMAP4.error, action: str) -> MailbridgeError:
         return SignInRejected(
             f"{action}: the folder may only be read",
             code="imap.read_only",
-            fix="Give the app FullAccess, or set `after: keep`.",
+            fix=mends("imap.read_only"),
         )
     if isinstance(exc, imaplib.IMAP4.abort):
         return _lost(text, action)
@@ -169,6 +186,12 @@ def _lost(text: str, action: str) -> MailbridgeError:
         )
     if "EOF" in text or "unterminated line" in text:
         return Unavailable(f"{action}: the server closed the connection", code="imap.eof")
+    if _OTHER_PROTOCOL.search(text):
+        return Unavailable(
+            f"{action}: this is no IMAP server: {words(text)}",
+            code="imap.wrong_port",
+            fix=mends("imap.wrong_port"),
+        )
     if "unexpected response" in text and "server unavailable" not in text.lower():
         return Unavailable(
             f"{action}: the server's answer could not be understood", code="imap.protocol"
@@ -178,8 +201,11 @@ def _lost(text: str, action: str) -> MailbridgeError:
 
 def answer_error(text: str, action: str) -> MailbridgeError:
     """Return the error for the text of a NO, BAD or BYE."""
+    if said := _known(text, action):
+        return said
+    code = next((code for means, code in _REFUSALS if means.search(text)), "imap.refused")
     refused = f"{action}: the server refused: {words(text)}"
-    return _known(text, action) or Refused(refused, transient=bool(_LATER.search(text)))
+    return Refused(refused, transient=bool(_LATER.search(text)), code=code)
 
 
 def _known(text: str, action: str) -> MailbridgeError | None:
@@ -204,8 +230,7 @@ def _not_connected(_text: str, action: str, said: str) -> Unavailable:
     return Unavailable(
         f"{action}: signed in, but the mailbox is not opened: {said}",
         code="imap.not_connected",
-        fix="When it lasts: enable IMAP for the mailbox (Set-CASMailbox -ImapEnabled $true) "
-        "and give the app FullAccess (Add-MailboxPermission); that takes up to an hour.",
+        fix=f"When it lasts: {mends('imap.not_connected')}",
     )
 
 
@@ -223,7 +248,7 @@ def _crowded(_text: str, action: str, said: str) -> Unavailable:
     return Unavailable(
         f"{action}: too many sessions: {said}",
         code="imap.too_many_sessions",
-        fix="Close other programs that keep this mailbox open, or watch fewer folders of it.",
+        fix=mends("imap.too_many_sessions"),
     )
 
 
@@ -276,6 +301,10 @@ def explained(failure: MailbridgeError, heard: Heard, action: str) -> Mailbridge
     return better
 
 
+#: refusals of a sign-in that say more than no
+_SIGN_INS: Final = frozenset({"imap.account_blocked", "imap.basic_auth"})
+
+
 def sign_in_error(failure: MailbridgeError, challenges: list[bytes]) -> MailbridgeError:
     """Return what a failed AUTHENTICATE means: only a plain refusal is a rejected credential."""
     if failure.code == TOKEN_EXPIRED:
@@ -287,15 +316,24 @@ def sign_in_error(failure: MailbridgeError, challenges: list[bytes]) -> Mailbrid
         return failure
     asked = next((one for one in challenges[1:] if one), b"")
     detail = f" ({words(asked.decode('utf-8', 'replace'))})" if asked else ""
-    return _rejected(f"{failure}{detail}")
+    known = failure.code if failure.code in _SIGN_INS else "imap.authenticate_failed"
+    return _rejected(f"{failure}{detail}", known)
 
 
-def _rejected(message: str) -> SignInRejected:
-    return SignInRejected(
-        message,
-        code="imap.authenticate_failed",
-        fix="Run `mailbridge test-mailbox`: it reads the token and names what is missing.",
-    )
+def _rejected(message: str, code: str = "imap.authenticate_failed") -> SignInRejected:
+    fix = mends(code)
+    if code == "imap.authenticate_failed":
+        fix = f"Run `mailbridge test-mailbox`: it reads the token and names what is missing. {fix}"
+    return SignInRejected(message, code=code, fix=fix)
+
+
+def folder_missing(message: str, others: list[str]) -> FolderMissing:
+    """Return the error for a folder that is not there; the ``others`` are."""
+    there = ", ".join(words(name) for name in others[:20])
+    if there:
+        message = f"{message}. The mailbox has: {there}"
+    fix = f"Write one of these to `fetch.folders`: {there}." if there else "Check its name."
+    return FolderMissing(message, code="imap.folder_missing", fix=fix)
 
 
 def folder_error(failure: MailbridgeError, folder: str, others: list[str]) -> MailbridgeError:
@@ -304,11 +342,8 @@ def folder_error(failure: MailbridgeError, folder: str, others: list[str]) -> Ma
         return failure
     text = str(failure)
     if "[NOPERM]" in text:
-        return SignInRejected(text, code="imap.no_permission", fix="Give the app FullAccess.")
+        code = "imap.no_permission"
+        return SignInRejected(text, code=code, fix=mends(code))
     if _MISSING.search(text) and "[INUSE]" not in text:
-        there = ", ".join(words(name) for name in others[:20])
-        fix = f"The mailbox has: {there}." if there else "Check the folder's name."
-        return FolderMissing(
-            f"There is no folder {words(folder)!r}: {text}", code="imap.folder_missing", fix=fix
-        )
+        return folder_missing(f"There is no folder {words(folder)!r}: {text}", others)
     return failure

@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 from imapclient import IMAPClient, SocketTimeout
 
+from mailbridge.network_faults import NoGreeting
 from mailbridge.sources.imap_answers import Row, rows
 from mailbridge.sources.imap_heard import Heard
 from mailbridge.sources.loop_socket import TLS_RECORD
@@ -131,7 +132,12 @@ class Wire(imaplib.IMAP4):
         held, end, self._held = self._held.partition(b"\n")
         line = held + end
         if not end:
-            line += self._stream().readline(LONGEST_LINE + 1)
+            try:
+                line += self._stream().readline(LONGEST_LINE + 1)
+            except TimeoutError:
+                if not hasattr(self, "welcome"):
+                    raise NoGreeting from None
+                raise
         if len(line) > LONGEST_LINE:
             raise self.abort("literal of a line is too large")
         self._count(len(line))

@@ -105,7 +105,7 @@ class Pop3Source:
         try:
             return await self._connect(token), token
         except SignInRejected as rejected:
-            if rejected.code != "pop3.authenticate_failed":
+            if rejected.code not in {"pop3.authenticate_failed", "pop3.basic_auth"}:
                 raise
             fresh = await self._refresh(token)
             if fresh.value == token.value:

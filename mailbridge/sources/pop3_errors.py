@@ -14,6 +14,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final, ParamSpec, TypeVar
 
+from mailbridge.catalogue.lookup import mends
 from mailbridge.errors import MailbridgeError, SignInRejected, Throttled, Unavailable
 from mailbridge.sources.imap_errors import LONGEST_PAUSE, USUAL_PAUSE, network_error, words
 
@@ -26,11 +27,6 @@ TOKEN_LIMIT: Final = 4096
 TRUSTED: Final = timedelta(hours=1)
 #: seconds to wait then
 LOGON_PAUSE: Final = 600.0
-#: what a failed handshake mostly comes from
-_PORTS: Final = (
-    "Port 995 speaks TLS from the start (tls: implicit), port 110 begins without (tls: starttls)."
-)
-
 _SECONDS = re.compile(r"(\d{1,9}) *s(?:ec|\b)", re.IGNORECASE)
 _MILLISECONDS = re.compile(r"backoff time: *(\d{1,12}) *milliseconds", re.IGNORECASE)
 _LATER = re.compile(
@@ -41,15 +37,30 @@ _LATER = re.compile(
 )
 
 
+#: how servers of other protocols greet
+_OTHER_GREETINGS: Final = (b"* ", b"220 ", b"220-")
+#: by its words, what a refused command comes from
+_REFUSALS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
+    (re.compile(r"Protocol error\. 19\b"), "pop3.wrong_port"),
+    (re.compile(r"not valid in this state", re.IGNORECASE), "pop3.wrong_state"),
+    (re.compile(r"BYE Connection refused|too many|maximum number"), "pop3.too_many_sessions"),
+    # Behind "Protocol error." the same words mean something else.
+    (re.compile(r"(?<!error\. )Connection is closed", re.IGNORECASE), "pop3.server_closed"),
+    (re.compile(r"server unavailable", re.IGNORECASE), "pop3.server_unavailable"),
+)
+
+
 class Refused(Unavailable):
     """The server answered -ERR to this one command; the connection is still good.
 
     ``transient`` when its words say that the same command may work later.
     """
 
-    def __init__(self, message: str, *, transient: bool) -> None:
+    def __init__(
+        self, message: str, *, transient: bool, code: str = "pop3.refused", fix: str = ""
+    ) -> None:
         """Keep whether waiting may help."""
-        super().__init__(message, code="pop3.refused")
+        super().__init__(message, code=code, fix=fix)
         self.transient = transient
 
 
@@ -92,13 +103,13 @@ def guarded(action: str, function: Callable[P, R], *args: P.args, **kwargs: P.kw
 
 def translate(exc: Exception, action: str) -> MailbridgeError:
     """Return our error for what was raised while we did ``action``."""
-    if isinstance(exc, NotOk) and exc.refusal:
-        return answer_error(exc.line[len(b"-ERR") :].decode("utf-8", "replace"), action)
+    if isinstance(exc, NotOk):
+        return _not_ok(exc, action)
     if isinstance(exc, NoTls):
         return Unavailable(
             f"{action}: the server offers no STLS",
             code="pop3.no_starttls",
-            fix="Use port 995 with `tls: implicit`: no credential is sent without TLS.",
+            fix=mends("pop3.no_starttls"),
         )
     if isinstance(exc, EOFError):
         return Unavailable(f"{action}: the server closed the connection", code="pop3.eof")
@@ -106,10 +117,19 @@ def translate(exc: Exception, action: str) -> MailbridgeError:
         return Unavailable(f"{action}: {exc}", code="pop3.too_large")
     if isinstance(exc, OSError):
         failure = network_error(exc, action, protocol="pop3")
-        if failure.code == "pop3.tls":
-            failure.fix = _PORTS
         failure.__cause__ = exc
         return failure
+    return not_understood(action)
+
+
+def _not_ok(exc: NotOk, action: str) -> MailbridgeError:
+    if exc.refusal:
+        return answer_error(exc.line[len(b"-ERR") :].decode("utf-8", "replace"), action)
+    # Later, a line like this may be a part of somebody's mail.
+    if action.startswith("connect") and exc.line.startswith(_OTHER_GREETINGS):
+        said = words(exc.line.decode("ascii", "replace"))
+        code = "pop3.wrong_port"
+        return Unavailable(f"{action}: this is no POP3 server: {said}", code=code, fix=mends(code))
     return not_understood(action)
 
 
@@ -129,7 +149,13 @@ def answer_error(text: str, action: str) -> MailbridgeError:
             retry_after=_pause(text),
             code="pop3.throttled",
         )
-    return Refused(f"{action}: the server refused: {said}", transient=bool(_LATER.search(text)))
+    code = next((code for means, code in _REFUSALS if means.search(text)), "pop3.refused")
+    return Refused(
+        f"{action}: the server refused: {said}",
+        transient=bool(_LATER.search(text)),
+        code=code,
+        fix="" if code == "pop3.refused" else mends(code),
+    )
 
 
 def _pause(text: str) -> float:
@@ -148,7 +174,7 @@ def no_xoauth2(refused: Refused) -> MailbridgeError:
     return SignInRejected(
         f"the server does not take XOAUTH2 here: {refused}",
         code="pop3.no_xoauth2",
-        fix="Check server.host, server.port and server.tls (995 with implicit, 110 with starttls).",
+        fix=mends("pop3.no_xoauth2"),
     )
 
 
@@ -162,13 +188,13 @@ def sign_in_error(
     text = str(refused)
     if "Protocol error" in text:
         if token_length <= TOKEN_LIMIT:
-            return Unavailable(text, code="pop3.protocol_error")
+            code = "pop3.protocol_error"
+            return Unavailable(text, code=code, fix=mends(code))
         return SignInRejected(
             f"{text}: the token has {token_length:,} characters, and Exchange Online's POP3 front "
             f"end takes {TOKEN_LIMIT:,}",
             code="pop3.token_too_long",
-            fix="Make the token shorter (fewer groups, optional claims or app roles in the app "
-            "registration), or use `protocol: imap`, which has no such limit.",
+            fix=mends("pop3.token_too_long"),
         )
     if refused.transient:
         return refused
@@ -180,12 +206,12 @@ def sign_in_error(
             code="pop3.throttled",
         )
     reason = _challenge(challenge)
+    code = "pop3.basic_auth" if "Logon failure" in text else "pop3.authenticate_failed"
     return SignInRejected(
         f"{text} ({reason})" if reason else text,
-        code="pop3.authenticate_failed",
-        fix="Run `mailbridge test-mailbox`: it reads the token and names what is missing. POP3 "
-        "gives the same answer when POP is off for the mailbox (Set-CASMailbox -PopEnabled "
-        "$true), POP.AccessAsApp is missing, or the app has no FullAccess.",
+        code=code,
+        fix=f"Run `mailbridge test-mailbox`: it reads the token and names what is missing. "
+        f"{mends(code)}",
     )
 
 

@@ -16,6 +16,7 @@ import socket
 import ssl
 from typing import Final
 
+from mailbridge.network_faults import NoGreeting
 from mailbridge.sources.pop3_errors import NoTls, NotOk, Oversized
 from mailbridge.sources.transport import Line, Tls, connect, secure
 
@@ -116,9 +117,9 @@ class Wire:
         try:
             if tls == "implicit":
                 wire._secure(context)
-                wire.status()
+                wire._greeted()
             else:
-                wire.status()
+                wire._greeted()
                 wire._start_tls(context)
         except BaseException:
             wire.close()
@@ -178,6 +179,12 @@ class Wire:
         """Close the socket."""
         with contextlib.suppress(OSError):
             self._sock.close()
+
+    def _greeted(self) -> None:
+        try:
+            self.status()
+        except TimeoutError:
+            raise NoGreeting from None
 
     def _secure(self, context: ssl.SSLContext) -> None:
         self._sock = secure(self._sock, context, host=self._host, line=self._line)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from mailbridge.network_faults import Unanswered
 from mailbridge.proxy.dial import dial
 from mailbridge.proxy.environment import goes_around
 from mailbridge.proxy.place import Proxy
@@ -86,7 +87,10 @@ def connect(host: str, port: int, *, line: Line, timeout: float) -> socket.socke
     if line.proxy is not None and not goes_around(line.proxy, host, port):
         prepare = functools.partial(_prepare, line)
         return dial(line.proxy, host, port, timeout=timeout, prepare=prepare)
-    sock = socket.create_connection((host, port), timeout)
+    try:
+        sock = socket.create_connection((host, port), timeout)
+    except TimeoutError as exc:
+        raise Unanswered(*exc.args) from None
     try:
         _prepare(line, sock)
     except BaseException:

@@ -333,4 +333,4 @@ async def test_an_unreachable_server_is_temporary(rig: Rig, pool: ThreadPoolExec
     with pytest.raises(TemporaryError) as failed:
         async with source_for(rig, pool, server=server).session():
             pass
-    assert failed.value.code == "pop3.connection"
+    assert failed.value.code == "tcp.refused"

@@ -172,7 +172,7 @@ async def test_a_certificate_of_somebody_else(bench: Bench) -> None:
     steps = await bench.steps(other_ca)
 
     assert "tls" in failed(steps)
-    assert steps["tls"].code == "tls.certificate"
+    assert steps["tls"].code == "tls.unknown_authority"
     assert steps["token"].status == "ok"
     assert steps["sign_in"].status == "skipped"
 

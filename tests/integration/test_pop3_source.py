@@ -123,14 +123,14 @@ REFUSALS: list[tuple[bytes, type[MailbridgeError], str]] = [
     (
         b"-ERR Logon failure: unknown user name or bad password.\r\n",
         SignInRejected,
-        "pop3.authenticate_failed",
+        "pop3.basic_auth",
     ),
     (b"-ERR [AUTH] no\r\n", SignInRejected, "pop3.authenticate_failed"),
     (Cut(b"-ERR Protocol error. Connection is closed. 10\r\n"), Unavailable, "pop3.protocol_error"),
     (b"-ERR [SYS/TEMP] later\r\n", Unavailable, "pop3.refused"),
     (b"-ERR [IN-USE] maildrop is in use\r\n", Unavailable, "pop3.refused"),
-    (b"-ERR BYE Connection refused\r\n", Unavailable, "pop3.refused"),
-    (b"-ERR Connection is closed. 11\r\n", Unavailable, "pop3.refused"),
+    (b"-ERR BYE Connection refused\r\n", Unavailable, "pop3.too_many_sessions"),
+    (b"-ERR Connection is closed. 11\r\n", Unavailable, "pop3.server_closed"),
     (b"-ERR [LOGIN-DELAY] wait 120 seconds\r\n", Throttled, "pop3.throttled"),
     (
         b"-ERR Request is throttled. Suggested Backoff Time: 90000 milliseconds\r\n",
@@ -216,8 +216,8 @@ async def test_unknown_user_after_a_success_is_a_throttle(
 @pytest.mark.parametrize(
     ("greeting", "code"),
     [
-        (Cut(b"-ERR BYE Connection refused\r\n"), "pop3.refused"),
-        (b"* OK IMAP4rev1 ready\r\n", "pop3.protocol"),
+        (Cut(b"-ERR BYE Connection refused\r\n"), "pop3.too_many_sessions"),
+        (b"* OK IMAP4rev1 ready\r\n", "pop3.wrong_port"),
         (Cut(b""), "pop3.eof"),
         (b"x" * 70_000, "pop3.too_large"),
     ],
@@ -252,7 +252,7 @@ async def test_a_server_without_xoauth2_is_named(
     [
         (["UIDL"], {}, "pop3.no_starttls"),
         (None, {}, "pop3.no_starttls"),
-        (["STLS"], {"STLS": b"-ERR Command is not valid in this state.\r\n"}, "pop3.refused"),
+        (["STLS"], {"STLS": b"-ERR Command is not valid in this state.\r\n"}, "pop3.wrong_state"),
         (["STLS"], {"STLS": b"+OK\r\n+OK forged\r\n"}, "pop3.connection"),
     ],
 )
@@ -295,7 +295,7 @@ async def test_a_certificate_of_somebody_else_is_refused(
     """A server that cannot prove its name gets nothing."""
     server = replace(scripted.server(), ca=Path(dovecot.ca_file))
     failed = await failure_of(source_for(scripted, pool, server=server))
-    assert failed.code == "pop3.certificate"
+    assert failed.code == "tls.unknown_authority"
     assert scripted.lines == []
 
 

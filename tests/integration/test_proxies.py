@@ -223,7 +223,7 @@ async def test_the_certificate_is_that_of_the_target(
         with pytest.raises(Unavailable) as caught:
             await Ledger().look(source_for(here, pool))
 
-    assert caught.value.code == "imap.certificate"
+    assert caught.value.code == "tls.hostname"
     assert b"AUTHENTICATE" not in proxy.up
 
 

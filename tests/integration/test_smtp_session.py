@@ -440,7 +440,7 @@ async def test_an_unknown_certificate_is_not_spoken_to(
     desk.server = SmtpServer(host="localhost", port=port, tls=tls, ca=other)
     with pytest.raises(Unavailable) as failed:
         await desk.submit(MAIL, OTHER)
-    assert failed.value.code == "smtp.certificate"
+    assert failed.value.code == "tls.unknown_authority"
     assert said(tenant, "AUTH") == []
 
 

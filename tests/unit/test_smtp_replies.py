@@ -69,7 +69,7 @@ GIVEN_UP = [
         "send_as_denied",
         "recipient",
     ),
-    ("552 5.3.4 Header size exceeds fixed maximum size", "data", "too_large", "message"),
+    ("552 5.3.4 Header size exceeds fixed maximum size", "data", "header_too_large", "message"),
     ("554 5.2.0 …MessageSubmissionExceededException", "data", "too_large", "message"),
     ("550 5.7.509 Access denied, DMARC", "data", "from_refused", "message"),
     ("550 5.1.1 User unknown", "recipient", "recipient_unknown", "recipient"),
