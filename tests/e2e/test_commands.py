@@ -112,7 +112,7 @@ async def test_trying_the_configuration(site: Site) -> None:
     bad, told, _ = await site.call("test-webhook", "receiver")
 
     assert report["ok"]
-    assert [step["status"] for step in report["steps"]] == ["ok"] * 12
+    assert [step["status"] for step in report["steps"]] == ["ok"] * 13
     assert (code, bad) == (0, 1)
     assert "delivered" in out
     assert "503" in told
