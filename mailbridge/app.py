@@ -37,6 +37,8 @@ from mailbridge.health import Health
 from mailbridge.http.control import control, socket_path
 from mailbridge.http.listening import listen
 from mailbridge.operate import Operator
+from mailbridge.probe_judging import Surroundings
+from mailbridge.probing import Probing
 from mailbridge.relaying import Relaying
 from mailbridge.running import Reload, Running, take_again
 from mailbridge.schedule import Schedule
@@ -114,7 +116,8 @@ async def serve(  # noqa: PLR0915 - the life of the daemon from opening to closi
         )
         relaying.open()
         stack.push_async_callback(relaying.close)
-        commands = operator.commands()
+        probing = _probing(daemon, builder, operator, schedule)
+        commands = operator.commands() | probing.commands()
         if web is not None:
             stack.push_async_callback(web.desk.close)
             commands |= web.commands()
@@ -128,10 +131,12 @@ async def serve(  # noqa: PLR0915 - the life of the daemon from opening to closi
                     schedule=schedule,
                     group=group,
                     relaying=relaying,
+                    replan=probing.apply,
                 )
                 await running.start()
                 watching = group.create_task(supervisor.run())
                 falling_back = group.create_task(_fallbacks(daemon).run())
+                probes = group.create_task(probing.run())
                 schedule.start()
                 stack.callback(schedule.stop)
                 log.info(
@@ -153,6 +158,7 @@ async def serve(  # noqa: PLR0915 - the life of the daemon from opening to closi
                 log.info("daemon.stopping")
                 watching.cancel()
                 falling_back.cancel()
+                probes.cancel()
                 await running.finish()
         except BaseExceptionGroup as group_error:
             raise first_of(group_error) from group_error
@@ -242,6 +248,19 @@ def _fallbacks(daemon: Daemon) -> Fallbacks:
         on_fall_back=daemon.wake_dispatchers,
         now=utc_now,
     )
+
+
+def _probing(daemon: Daemon, builder: Builder, operator: Operator, schedule: Schedule) -> Probing:
+    around = Surroundings(
+        config=lambda: daemon.config,
+        store=daemon.store.probes,
+        sends=daemon.store.sends,
+        health=daemon.health,
+        listeners=builder.listeners_for,
+        wake=daemon.wake_dispatchers,
+        now=utc_now,
+    )
+    return Probing(around, hand_over=operator.outbox.hand_over, clock=schedule)
 
 
 async def _rescue(daemon: Daemon, builder: Builder) -> None:

@@ -42,6 +42,8 @@ NOTICE_TYPES: Final = frozenset(
         "format.drift",
         "mailbox.degraded",
         "mailbox.recovered",
+        "probe.missed",
+        "probe.recovered",
         "secret.expiring",
         "send.sent",
         "send.failed",

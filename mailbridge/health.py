@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -218,6 +218,31 @@ class SendHealth:
 
 
 @dataclass(slots=True, kw_only=True)
+class ProbeHealth:
+    """The test mails that one mailbox sends to itself: how the last one went, and all by outcome.
+
+    ``seconds`` are those of the last that came through, from the queue to each station.
+    """
+
+    #: when the one was begun that is under way
+    open_since: datetime | None = None
+    #: when the last one that was judged was begun, and what came of it
+    last: datetime | None = None
+    outcome: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    #: when the last one that came through had reached the last webhook
+    passed_at: datetime | None = None
+    #: since the first of those that were missed and have not been followed by one that came through
+    missed_since: datetime | None = None
+    #: of the last that was missed: where it stopped, and why
+    stage: str = ""
+    code: str = ""
+    cause: str = ""
+    fix: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
 class Health:
     """Everything at a glance."""
 
@@ -229,3 +254,5 @@ class Health:
     sinks: dict[str, SinkHealth] = field(default_factory=dict)
     #: mailboxes that send, by name
     sending: dict[str, SendHealth] = field(default_factory=dict)
+    #: mailboxes that send test mails to themselves, by name
+    probes: dict[str, ProbeHealth] = field(default_factory=dict)

@@ -46,8 +46,9 @@ class Changes:
     webhooks: frozenset[str]
     routes: frozenset[str]
     apps: frozenset[str]
+    probes: frozenset[str] = frozenset()
     #: what only a start of the process can change
-    at_restart: tuple[str, ...]
+    at_restart: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line for the log and for systemd's status."""
@@ -59,6 +60,7 @@ class Changes:
                 ("webhooks", self.webhooks),
                 ("routes", self.routes),
                 ("apps", self.apps),
+                ("probes", self.probes),
             )
             if names
         ]
@@ -86,6 +88,10 @@ def changes(old: Config, new: Config) -> Changes:
         webhooks=_differing(old.webhooks, new.webhooks),
         routes=_differing(old.routes, new.routes),
         apps=_differing(old.apps, new.apps),
+        probes=_differing(
+            {name: box.probe for name, box in old.mailboxes.items() if box.probe},
+            {name: box.probe for name, box in new.mailboxes.items() if box.probe},
+        ),
         at_restart=tuple(at_restart),
     )
 
@@ -109,7 +115,7 @@ def _seen_of(config: Config, name: str) -> object:
     if mailbox is None:
         return None
     # The password is the sign-in's; what it is must not end a session.
-    return mailbox.model_copy(update={"password": None, "routes": None, "send": None})
+    return mailbox.model_copy(update=dict.fromkeys(("password", "routes", "send", "probe")))
 
 
 def _sent_by(config: Config, name: str) -> object:
@@ -139,6 +145,8 @@ class Running:
     schedule: Schedule
     group: asyncio.TaskGroup
     relaying: Relaying | None = None
+    #: called when another configuration is in force
+    replan: Callable[[], None] = lambda: None
     _delivering: dict[str, _Delivering] = field(default_factory=dict)
 
     async def start(self) -> None:
@@ -148,6 +156,7 @@ class Running:
         for name in self.daemon.config.mailboxes:
             await self._start_sending(name)
             self._start_mailbox(name)
+        self.replan()
 
     async def finish(self) -> None:
         """Let the attempts under way end, give back the rest; the intakes have ended before."""
@@ -180,6 +189,7 @@ class Running:
                 self._start_mailbox(name)
         for intake in self.daemon.intakes:
             self.builder.reroute(intake)
+        self.replan()
         return found
 
     async def _relayed(self, config: Config, opened: dict[str, tuple[Any, AsyncExitStack]]) -> bool:

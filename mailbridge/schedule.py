@@ -60,6 +60,14 @@ class Schedule:
         trigger.jitter = 5
         self._scheduler.add_job(_async(wake), trigger, name=name)
 
+    def wanted_between(self, expression: str, since: datetime, now: datetime) -> bool:
+        """Tell whether a crontab's five fields fit a moment after ``since`` and not after ``now``.
+
+        Never when the clock was set back behind ``since``.
+        """
+        fits = CronTrigger.from_crontab(expression).get_next_fire_time(None, since)
+        return fits is not None and since < fits <= now
+
     def chore(
         self,
         seconds: float,

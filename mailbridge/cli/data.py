@@ -129,7 +129,7 @@ def _print_status(document: Mapping[str, Any]) -> None:
     table(
         [
             *("mailbox", "sign-in", "signed in", "state", "mode", "last check", "last message"),
-            *("throttled until", "backlog", "gaps", "swept"),
+            *("throttled until", "backlog", "gaps", "swept", "probe"),
         ],
         [
             [
@@ -144,6 +144,7 @@ def _print_status(document: Mapping[str, Any]) -> None:
                 box["backlog"],
                 box["gaps"],
                 box["swept"],
+                _probe(box["probe"]),
             ]
             for box in document["mailboxes"]
         ],
@@ -223,6 +224,14 @@ def _print_standing(box: Mapping[str, Any]) -> None:
         say(f"  {box['name']}: sign-in: {standing['cause']} [{standing['code']}]")
         if standing["fix"]:
             say(f"    fix: {standing['fix']}")
+
+
+def _probe(probe: Mapping[str, Any] | None) -> str | None:
+    """Return how the last test mail went, in how many seconds, and when."""
+    if probe is None or probe["state"] == "none":
+        return None
+    seconds = f" in {probe['seconds']:.1f} s" if probe["state"] == "passed" else ""
+    return f"{probe['state']}{seconds}, {_ago(probe['last'])}"
 
 
 def _ago(text: str | None) -> str | None:

@@ -8,7 +8,7 @@ import select
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
 
 import typer
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 #: as in the store's rows; spelled out here, since commands load the store when they need it
 MessageState = Literal[
-    "accepted", "delivered", "dead", "gap", "known", "held", "dropped", "unrouted"
+    "accepted", "delivered", "dead", "gap", "known", "held", "dropped", "unrouted", "test"
 ]
 #: the states that a message is in when it arrives; it comes to the others later
-ARRIVING: Final = ("gap", "known", "held", "dropped", "unrouted")
+ARRIVING: Final = ("gap", "known", "held", "dropped", "unrouted", "test")
 #: seconds between two looks at what is new
 _EVERY: Final = 1.0
 #: characters of an extracted text
@@ -105,9 +105,7 @@ def log_(  # noqa: PLR0913 - the options of the command
     )
 
 
-_STATES: Final = frozenset(
-    ("accepted", "delivered", "dead", "gap", "known", "held", "dropped", "unrouted", "deferred")
-)
+_STATES: Final = frozenset({*get_args(MessageState), "deferred"})
 
 
 async def _follow(config: Config, filters: Filters, lang: Language, *, as_json: bool) -> None:

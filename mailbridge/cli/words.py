@@ -32,6 +32,7 @@ _ENGLISH: Final[Mapping[str, str]] = {
     "known": "known",
     "queued": "queued",
     "unrouted": "unrouted",
+    "test": "test",
     # the log
     "column.at": "accepted (UTC)",
     "column.state": "state",
@@ -103,6 +104,7 @@ _GERMAN: Final[Mapping[str, str]] = {
     "known": "bekannt",
     "queued": "wartet",
     "unrouted": "ohne Route",
+    "test": "Test",
     "column.at": "angenommen (UTC)",
     "column.state": "Zustand",
     "column.mailbox": "Postfach",

@@ -48,6 +48,8 @@ EventType = Literal[
     "format.drift",
     "mailbox.degraded",
     "mailbox.recovered",
+    "probe.missed",
+    "probe.recovered",
     "secret.expiring",
     "send.sent",
     "send.failed",

@@ -89,6 +89,7 @@ class Metrics(Collector):
         yield from self._mailboxes()
         yield from self._webhooks()
         yield from self._sending()
+        yield from self._probes()
         yield from self._sign_ins()
         yield from self._http()
         yield _histogram("store_commit_seconds", "Commits", [self._health.commits])
@@ -184,6 +185,29 @@ class Metrics(Collector):
             for state, count in states.items():
                 sends.add_metric([name, state], count)
         yield from (outcomes, up, left, sends)
+
+    def _probes(self) -> Iterator[Metric]:
+        outcomes = CounterMetricFamily(
+            "mailbridge_probes", "Test mails by what came of them", labels=["mailbox", "outcome"]
+        )
+        seconds = GaugeMetricFamily(
+            "mailbridge_probe_seconds",
+            "Of the last test mail that came through: from the queue to each station",
+            labels=["mailbox", "stage"],
+        )
+        up = _labelled_gauge("probe_up", "0 while the last test mail was missed", "mailbox")
+        passed = _labelled_gauge(
+            "probe_success_timestamp_seconds", "When a test mail last came through", "mailbox"
+        )
+        for name, probe in self._health.probes.items():
+            for outcome in ("passed", "missed", "late", "void"):
+                outcomes.add_metric([name, outcome], probe.counts.get(outcome, 0))
+            for stage, value in probe.seconds.items():
+                seconds.add_metric([name, stage], value)
+            up.add_metric([name], probe.missed_since is None)
+            if probe.passed_at is not None:
+                passed.add_metric([name], probe.passed_at.timestamp())
+        yield from (outcomes, seconds, up, passed)
 
     def _sign_ins(self) -> Iterator[Metric]:
         tokens = CounterMetricFamily(

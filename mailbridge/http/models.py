@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 #: as in the store's rows (``tests/unit/test_http_models.py`` keeps them in step)
 MessageState = Literal[
-    "accepted", "delivered", "dead", "gap", "known", "held", "dropped", "unrouted"
+    "accepted", "delivered", "dead", "gap", "known", "held", "dropped", "unrouted", "test"
 ]
 ShownState = Literal["queued", "deferred", "claimed", "delivered", "dead", "held", "dropped"]
 #: those of deliveries that are not over
@@ -20,7 +20,7 @@ Verdict = Literal["deliver", "hold", "drop", "passed_by"]
 Sight = Literal["starting", "ok", "degraded", "not_connected", "parked", "not running", "off"]
 SendState = Literal["queued", "deferred", "sending", "sent", "failed", "held", "dropped"]
 RecipientState = Literal["open", "doubt", "taken", "refused"]
-Via = Literal["api", "cli", "sendmail", "relay"]
+Via = Literal["api", "cli", "sendmail", "relay", "probe"]
 SignInState = Literal[
     "unknown",
     "ok",
@@ -224,6 +224,24 @@ class Folder(Row):
     last_message: AwareDatetime | None
 
 
+class Probe(Row):
+    """How the test mails went that a mailbox sends to itself."""
+
+    state: Literal["none", "passed", "missed"] = Field(description="none: there was none yet")
+    last: AwareDatetime | None = Field(description="when the last that was judged was begun")
+    seconds: float | None = Field(
+        description="of the last that came through: from the queue to the last webhook"
+    )
+    stages: dict[str, float] = Field(description="the same, to each station")
+    passed_at: AwareDatetime | None
+    open_since: AwareDatetime | None = Field(description="of the one that is under way")
+    missed_since: AwareDatetime | None
+    stage: str = Field(description="of one that was missed: the station that it did not pass")
+    code: str
+    cause: str
+    fix: str
+
+
 class Mailbox(Row):
     """How a mailbox is seen, as ``mailbridge status`` shows it."""
 
@@ -243,6 +261,7 @@ class Mailbox(Row):
     next_try: AwareDatetime | None
     backlog: int = Field(description="deliveries of its mails that are not over")
     gaps: int
+    probe: Probe | None
     folders: list[Folder]
 
 

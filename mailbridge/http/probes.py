@@ -21,6 +21,7 @@ WHY: Final = {
     Sight.NOT_CONNECTED: "signed in, but the server does not open the mailbox",
     Sight.PARKED: "a person has to act",
 }
+MISSED: Final = "the last test mail that it sent to itself has not come through"
 _WORST: Final = (Sight.OK, Sight.STARTING, Sight.DEGRADED, Sight.NOT_CONNECTED, Sight.PARKED)
 
 
@@ -82,9 +83,14 @@ def unseen(health: Health) -> list[dict[str, Any]]:
         known = worst.get(folder.mailbox)
         if known is None or _WORST.index(folder.sight) > _WORST.index(known.sight):
             worst[folder.mailbox] = folder
-    return [
+    blind = [
         {"mailbox": name, "state": str(one.sight), "why": WHY[one.sight], "code": one.code}
         for name, one in worst.items()
+    ]
+    return blind + [
+        {"mailbox": name, "state": str(Sight.DEGRADED), "why": MISSED, "code": "probe.missed"}
+        for name, probe in health.probes.items()
+        if probe.missed_since is not None and name not in worst
     ]
 
 

@@ -331,9 +331,16 @@ class ProbeStore(Protocol):
         """Return, of each mailbox, the last scheduled one that ended as one of these."""
 
     async def end(
-        self, nonce: str, outcome: ProbeOutcome, notice: Notice | None, sinks: Sequence[str]
+        self,
+        nonce: str,
+        outcome: ProbeOutcome,
+        *,
+        notice: Notice | None = None,
+        sinks: Sequence[str] = (),
+        found: Mapping[str, str] | None = None,
     ) -> bool:
         """Judge a test mail and tell ``sinks``, in one commit; ``False`` if somebody has.
 
-        An open one becomes anything but ``late``, which only a missed one becomes.
+        An open one becomes anything but ``late``, which only a missed one becomes. ``found`` is
+        kept with it.
         """

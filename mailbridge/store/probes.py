@@ -79,9 +79,16 @@ class Probes:
         )
 
     async def end(
-        self, nonce: str, outcome: ProbeOutcome, notice: Notice | None, sinks: Sequence[str]
+        self,
+        nonce: str,
+        outcome: ProbeOutcome,
+        *,
+        notice: Notice | None = None,
+        sinks: Sequence[str] = (),
+        found: Mapping[str, str] | None = None,
     ) -> bool:
         """Judge a test mail, and tell of it, in one commit; see ``ProbeStore``."""
+        kept = {} if found is None else {"found": scan.storable(orjson.dumps(dict(found)).decode())}
 
         def work(connection: sa.Connection, now: int) -> bool:
             before = (
@@ -90,7 +97,7 @@ class Probes:
             changed = connection.execute(
                 probes.update()
                 .where(probes.c.nonce == nonce, before)
-                .values(outcome=outcome, ended_at=now)
+                .values({"outcome": outcome, "ended_at": now} | kept)
             )
             if changed.rowcount == 0:
                 return False
@@ -232,5 +239,6 @@ def _row(row: Any, answers: Sequence[Answer]) -> ProbeRow:
         message=row.message,
         outcome=row.outcome,
         ended_at=moment_or_none(row.ended_at),
+        found=orjson.loads(row.found) if row.found else {},
         answers=tuple(answers),
     )

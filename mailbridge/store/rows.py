@@ -181,11 +181,11 @@ class Answer:
     """What a webhook made of being told that a test mail has arrived."""
 
     webhook: str
-    delivered_at: datetime | None
-    state: str
-    attempts: int
+    delivered_at: datetime | None = None
+    state: str = ""
+    attempts: int = 0
     #: what it said last, or why it was not reached
-    reason: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +206,15 @@ class ProbeRow:
     message: str | None
     outcome: ProbeOutcome | None
     ended_at: datetime | None
+    #: of one that was missed: where it stopped and why
+    found: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     answers: tuple[Answer, ...] = ()
+
+    @property
+    def told(self) -> tuple[Answer, ...]:
+        """What each of the webhooks made of it, also those that were not asked yet."""
+        found = {one.webhook: one for one in self.answers}
+        return tuple(found.get(name) or Answer(webhook=name) for name in self.webhooks)
 
     @property
     def delivered_at(self) -> datetime | None:

@@ -505,6 +505,8 @@ probes: Final = sa.Table(
     # passed, missed, late (passed after all) or void (nobody waits for it any more); NULL: open
     sa.Column("outcome", sa.Text),
     sa.Column("ended_at", sa.BigInteger),
+    # JSON: of one that was missed, where it stopped and why
+    sa.Column("found", sa.Text),
     sqlite_with_rowid=False,
 )
 sa.Index("probes_mailbox", probes.c.mailbox, probes.c.begun_at)

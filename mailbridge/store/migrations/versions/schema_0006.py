@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.Column("message", sa.Text()),
         sa.Column("outcome", sa.Text()),
         sa.Column("ended_at", sa.BigInteger()),
+        sa.Column("found", sa.Text()),
         sa.PrimaryKeyConstraint("nonce"),
         sqlite_with_rowid=False,
     )
