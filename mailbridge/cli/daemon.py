@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ import typer
 
 from mailbridge.cli.output import say, tell
 
-#: seconds after the first SIGTERM at which a second one ends the process at once
+#: said after the first signal
 _TWICE = "stopping; a second signal ends at once"
 
 
@@ -36,7 +37,9 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 
     def asked(number: signal.Signals) -> None:
         stop.set()
-        tell(_TWICE)
+        # For a person who pressed Ctrl-C; under systemd and in a container every line is JSON.
+        if sys.stderr.isatty():
+            tell(_TWICE)
         loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_DFL)
 
@@ -59,7 +62,15 @@ def run(ctx: typer.Context) -> None:
     spare_memory()
     take_short_turns()
     open_many_files()
-    config = load_config(ctx, LogLevel.INFO)
+    # Not before: `process` has a say in what structlog loads.
+    import structlog
+
+    log = structlog.get_logger()
+
+    def warn(warning: object) -> None:
+        log.warning("config.warning", warning=str(warning))
+
+    config = load_config(ctx, LogLevel.INFO, warn)
 
     async def main() -> None:
         from mailbridge.app import serve
@@ -68,7 +79,7 @@ def run(ctx: typer.Context) -> None:
         stop, again = asyncio.Event(), asyncio.Event()
         stop_on_signals(stop)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again.set)
-        reload = Reload(asked=again, load=lambda: read_config(ctx))
+        reload = Reload(asked=again, load=lambda: read_config(ctx, warn))
         await serve(config, stop=stop, reload=reload, on_ready=lambda _daemon: collect_seldom())
 
     run_async(main())

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 it ran and the answer is no, 2 wrong usage, 78 the configu
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -78,24 +79,33 @@ def settings(ctx: typer.Context) -> Context:
     return ctx.find_object(Context) or Context(config=None, log_format=None, log_level=None)
 
 
-def load_config(ctx: typer.Context, usual: LogLevel = LogLevel.WARNING) -> Config:
-    """Return the configuration; warnings go to standard error, problems are a ``ConfigError``.
+def tell_warning(warning: object) -> None:
+    """Say on standard error what is odd in the configuration."""
+    tell(f"warning: {warning}")
+
+
+def load_config(
+    ctx: typer.Context,
+    usual: LogLevel = LogLevel.WARNING,
+    warn: Callable[[object], None] = tell_warning,
+) -> Config:
+    """Return the configuration; ``warn`` gets the warnings, problems are a ``ConfigError``.
 
     Sets up logging first (``usual`` is the level when no option names one), so that whatever
     a command causes to be logged is redacted and stays off standard output.
     """
     settings(ctx).configure_logging(usual)
-    return read_config(ctx)
+    return read_config(ctx, warn)
 
 
-def read_config(ctx: typer.Context) -> Config:
+def read_config(ctx: typer.Context, warn: Callable[[object], None] = tell_warning) -> Config:
     """Return the configuration as the file says it now; see ``load_config``."""
     from mailbridge.config import check
     from mailbridge.errors import ConfigError
 
     checked = check(settings(ctx).config_path())
     for warning in checked.warnings:
-        tell(f"warning: {warning}")
+        warn(warning)
     if checked.config is None:
         raise ConfigError(checked.problems)
     return checked.config
