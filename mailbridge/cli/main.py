@@ -25,6 +25,7 @@ from mailbridge.cli import (
     people,
     probe,
     sending,
+    setup,
 )
 from mailbridge.cli.output import complain, tell
 from mailbridge.errors import MailbridgeError
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from mailbridge.config import Config
 
 #: each has ``register(app)``; heavy imports stay inside of their commands
-MODULES = (daemon, offline, diagnosis, probe, people, data, mail_log, change, sending)
+MODULES = (daemon, offline, setup, diagnosis, probe, people, data, mail_log, change, sending)
 
 
 class LogFormat(StrEnum):
