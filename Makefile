@@ -85,6 +85,7 @@ dist: dev ## build the sdist and the wheel into dist/
 
 docs: dev ## write what is generated in docs/ anew
 	@$(BIN)/python -m scripts.manual
+	@$(BIN)/python -m scripts.manual_log_events
 
 clean: ## remove .venv, caches and what was built
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from time import perf_counter
 from typing import Final
 
 import structlog
@@ -23,7 +24,7 @@ log = structlog.get_logger()
 
 #: messages settled with one command and one commit
 SETTLE_CHUNK: Final = 500
-#: UIDs named in one line of the log
+#: UIDs and ids named in one line of the log
 NAMED: Final = 20
 
 
@@ -81,6 +82,7 @@ class Acceptance:
 
         When this returns, no crash loses anything of the batch.
         """
+        begun = perf_counter()
         if batch.vanished:
             # Before the commit that forgets the gap: its id is derived, so a repeat is harmless.
             notices = [_vanished(ref, self._address, self._now()) for ref in batch.vanished]
@@ -104,7 +106,9 @@ class Acceptance:
                 known=accepted.known,
                 **({"tests": accepted.tests} if accepted.tests else {}),
                 uid=batch.checkpoint.uid,
+                ids=[message.ref.message_id for message in batch.messages[:NAMED]],
                 **({"routes": counted(batch.rulings)} if batch.rulings else {}),
+                took_ms=_ms(begun),
             )
         if accepted.new or batch.vanished:
             self._on_accepted()
@@ -138,10 +142,12 @@ class Acceptance:
         if not self._settles:
             return True
         while refs := await self._store.unsettled(self.mailbox, self.folder, SETTLE_CHUNK):
+            begun = perf_counter()
             done = await session.settle(refs)
             await self._store.settled(done)
             self.health.progress(self._now(), 0)
-            log.info("batch.settled", mailbox=self.mailbox, folder=self.folder, count=len(done))
+            about = {"mailbox": self.mailbox, "folder": self.folder, "count": len(done)}
+            log.info("batch.settled", **about, took_ms=_ms(begun))
             if len(done) < len(refs):
                 return False  # the rest is tried again at the next look
         return True
@@ -151,6 +157,10 @@ def _marks(batch: Batch) -> dict[str, str]:
     """Return what messages say they are tests by; the store knows which of them are."""
     marks = ((one.ref.message_id, mark_of(one.raw)) for one in batch.messages)
     return {name: mark for name, mark in marks if mark is not None}
+
+
+def _ms(begun: float) -> float:
+    return round((perf_counter() - begun) * 1000, 1)
 
 
 def _vanished(ref: MessageRef, address: str, now: datetime) -> Notice:

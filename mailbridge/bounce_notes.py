@@ -79,4 +79,5 @@ class BounceNotes:
         )
         mailbox = message.ref.mailbox
         name = await self.store.bounced(bounce, self.listeners(mailbox, "send.failed"))
-        log.warning("send.bounced", send=name, mailbox=mailbox, report=failure.text)
+        log.warning("send.bounced", send=name, mailbox=mailbox, id=message.ref.message_id)
+        log.debug("send.bounce_report", send=name, report=failure.text)

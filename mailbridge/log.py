@@ -2,7 +2,8 @@
 
 structlog for our own events; the standard library's loggers (imapclient, msal, aiohttp,
 apscheduler, alembic) end in the same line writer. Redaction works on the finished line, so it
-covers values, nested values, messages of foreign libraries and tracebacks alike.
+covers values, nested values, messages of foreign libraries and tracebacks alike. Addresses are
+masked above debug in the same way: servers put them into whatever they answer.
 """
 
 from __future__ import annotations
@@ -65,6 +66,11 @@ _PATTERNS: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...]] = (
     (("://",), re.compile(r"(://[^\s?#\"'<>\\]{1,1024}\?)[^\s#\"'<>\\]+"), rf"\1{_MASK}"),
 )
 
+#: what names a person in an e-mail address; the rest says which organisation it was
+_LOCAL: Final = re.compile(
+    r"""(?:\\?"[^"@\\:,{}\[\]]+\\?"|(?<![^\s@<>"'(),:;=«»\\])[^\s@<>"'(),:;=«»\\]+)"""
+    r"(?:@|%40)(?=[\w\[])"
+)
 _HINTS: Final = tuple({hint: None for hints, _, _ in _PATTERNS for hint in hints})
 
 
@@ -111,15 +117,19 @@ def redact(text: str) -> str:
         if secret in text:
             text = text.replace(secret, _MASK)
     lowered = text.lower()
-    for hint in _HINTS:
-        if hint in lowered:
-            break
-    else:
+    if not any(hint in lowered for hint in _HINTS):
         return text
     for hints, pattern, replacement in _PATTERNS:
         if any(hint in lowered for hint in hints):
             text = pattern.sub(replacement, text)
     return text
+
+
+def _shown(text: str, level: object) -> str:
+    """Return a text of an event: redacted, and above debug without the names in addresses."""
+    text = redact(text)
+    harmless = level == "debug" or ("@" not in text and "%40" not in text)
+    return text if harmless else _LOCAL.sub(f"{_MASK}@", text)
 
 
 #: C0 and C1 controls, line separators, and the marks that turn the direction of text around
@@ -167,7 +177,7 @@ def _json_line(event: Mapping[str, Any]) -> str:
         return _json_words(event, MAX_LINE // 8)
     if len(plain) > MAX_LINE:
         return _json_words(event, 1024)
-    text = redact(plain)
+    text = _shown(plain, event.get("level"))
     if not (text.isascii() and text.isprintable()):
         text = _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
     if text is not plain and not _is_json(text):
@@ -188,7 +198,7 @@ def _json_words(event: Mapping[str, Any], limit: int) -> str:
     """Return the line with every value as text, redacted first and then cut to ``limit``."""
     words = {}
     for key, value in list(event.items())[:MAX_FIELDS]:
-        text = escape(redact(_shortly(value)))
+        text = escape(_shown(_shortly(value), event.get("level")))
         # The end of a traceback says what happened.
         words[escape(str(key))[:64]] = text[-8 * limit :] if key == "exception" else text[:limit]
     return orjson.dumps(words).decode()
@@ -212,10 +222,10 @@ def _console_line(event: Mapping[str, Any], *, colour: bool) -> str:
     name = str(fields.pop("event", ""))
     trace = fields.pop("exception", None)
     parts = [f"{escape(str(key))}={_word(value)}" for key, value in fields.items()]
-    text = redact(f"{escape(name)}  {' '.join(parts)}".rstrip())[:MAX_LINE]
+    text = _shown(f"{escape(name)}  {' '.join(parts)}".rstrip(), level)[:MAX_LINE]
     if trace is not None:
         # A person reads this; the lines of a traceback stay lines, indented under their event.
-        rows = [escape(row) for row in redact(str(trace))[-4 * MAX_LINE :].splitlines()]
+        rows = [escape(row) for row in _shown(str(trace), level)[-4 * MAX_LINE :].splitlines()]
         text += "".join(f"\n    {row}" for row in rows)
     if not colour:
         return f"{clock} {level:<7} {text}"
@@ -278,8 +288,7 @@ class _Stdlib(logging.Handler):
 
 
 def _stamp(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec="milliseconds")[:-6] + "Z"
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def _stamped(
@@ -293,9 +302,8 @@ def _stamped(
         event["timestamp"] = now().isoformat(timespec="milliseconds")[:-6] + "Z"
         given = event.pop("exc_info", None)
         if given:
-            exc = given if isinstance(given, BaseException) else sys.exc_info()[1]
-            if isinstance(given, tuple):
-                exc = given[1]
+            exc = given[1] if isinstance(given, tuple) else given
+            exc = exc if isinstance(exc, BaseException) else sys.exc_info()[1]
             if exc is not None:
                 event["exception"] = format_exception(exc)
         return event
@@ -336,8 +344,7 @@ def configure(
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
-    for handler in list(root.handlers):
-        if isinstance(handler, _Stdlib):
-            root.removeHandler(handler)
+    for handler in [one for one in root.handlers if isinstance(one, _Stdlib)]:
+        root.removeHandler(handler)
     root.addHandler(_Stdlib(writer))
     root.setLevel(logging.DEBUG if threshold == logging.DEBUG else max(threshold, logging.WARNING))

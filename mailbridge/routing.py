@@ -71,11 +71,12 @@ def _ruling(router: Router, message: RawMessage, now: datetime) -> Ruling:
 
 def say(mailbox: str, message: str, ruling: Ruling) -> None:
     """Write one line about a mail: loud enough to be seen if nobody gets it."""
-    steps = [f"{step.route}: {step.verdict} ({step.reason})" for step in ruling]
     if not any(step.verdict == "deliver" for step in ruling):
-        log.info("message.not_delivered", mailbox=mailbox, id=message, routes=steps)
-    else:
-        log.debug("message.routed", mailbox=mailbox, id=message, routes=steps)
+        verdicts = {step.route: step.verdict for step in ruling}
+        log.info("message.not_delivered", mailbox=mailbox, id=message, routes=verdicts)
+    # Reasons quote senders and subjects; `mailbridge trace` has them, too.
+    steps = [f"{step.route}: {step.verdict} ({step.reason})" for step in ruling]
+    log.debug("message.routed", mailbox=mailbox, id=message, routes=steps)
 
 
 def counted(rulings: Mapping[str, Ruling]) -> dict[str, int]:

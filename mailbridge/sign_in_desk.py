@@ -97,7 +97,7 @@ class SignInDesk:
             )
         ticket = self.pending.issue(name)
         self.pending.outcomes["link"] += 1
-        log.info("oauth.link", mailbox=name, account=offer.account)
+        log.info("oauth.link", mailbox=name)
         query = urlencode({"ticket": ticket.value})
         return {
             "url": f"{self.public_url}/oauth/start/{name}?{query}",

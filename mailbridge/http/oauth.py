@@ -107,7 +107,7 @@ class _Web:
             return self._failed(lang, "start", error, name=name)
         journey = pending.send_away(offer, attempt, ticket)
         self._count("sent_away")
-        log.info("oauth.sent_away", mailbox=name, account=offer.account)
+        log.info("oauth.sent_away", mailbox=name)
         # A page and not a redirect: form-action would have to name every host on Microsoft's way.
         response = self._page(
             lang,
@@ -162,17 +162,16 @@ class _Web:
     async def _take(self, journey: Journey, answer: dict[str, str]) -> None:
         """Save what was granted; its test runs on beside the pages."""
         offer, pending = journey.offer, self._desk.pending
-        about = {"mailbox": offer.mailbox, "account": offer.account}
         try:
             await journey.attempt.finish(answer)
         except MailbridgeError as error:
             pending.refuse(journey, error)
             self._count("refused")
-            log.warning("oauth.refused", **about, at="callback", code=error.code)
+            log.warning("oauth.refused", mailbox=offer.mailbox, at="callback", code=error.code)
             return
         journey.phase = "saved"
         self._count("signed_in")
-        log.info("oauth.signed_in", **about, app=offer.app)
+        log.info("oauth.signed_in", mailbox=offer.mailbox, app=offer.app)
         pending.test(self._test(journey))
 
     async def _test(self, journey: Journey) -> None:

@@ -173,6 +173,7 @@ class Relay:
 
     async def _take(self, mail: Brought) -> str:
         about = {"client": mail.client, "size": len(mail.content), "recipients": len(mail.words)}
+        begun = time.perf_counter()
         try:
             taken = await self._commit(mail)
         except StoreFull as error:
@@ -190,6 +191,7 @@ class Relay:
         except Exception:
             log.exception("relay.bug", **about)
             return "451 4.3.0 Something went wrong here; try again later"
+        about["took_ms"] = round((time.perf_counter() - begun) * 1000, 1)
         log.info("relay.taken", **about, id=taken)
         log.debug("relay.taken_addresses", id=taken, sender=mail.sender)
         return f"250 2.0.0 Taken as {' '.join(taken)}"

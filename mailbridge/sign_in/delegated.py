@@ -80,7 +80,7 @@ class DelegatedSignIn:
         self._grants = grants
         self._now = now
         self._run = run
-        about = {"app": app.name, "account": account.address}
+        about = {"app": app.name, "mailbox": account.mailbox}
         self._keeper = TokenKeeper(fetch=self._fetch, now=now, about=about)
         self._saving = asyncio.Lock()
         self._unsaved: _Renewed | None = None
@@ -249,7 +249,7 @@ class DelegatedSignIn:
             outcome = self._redeem(grant, refresh_token, asked_at)
             if not isinstance(outcome, MailbridgeError):
                 if first is not None:
-                    log.warning("grant.former_used", app=self.name, account=self.account.address)
+                    log.warning("grant.former_used", app=self.name, mailbox=self.account.mailbox)
                 return outcome
             first = first or outcome
             if outcome.code not in TOKEN_ERRORS:

@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from time import perf_counter
 from typing import Final
 
 import structlog
@@ -169,18 +170,19 @@ class TokenKeeper:
 
     async def _refresh(self) -> AccessToken | MailbridgeError:
         """Make one round. Returns its error, so that each waiter raises its own."""
+        begun = perf_counter()
         try:
             outcome = await self._fetch()
         except MailbridgeError as error:
             outcome = copied(error)
-        now = self._now()
+        now, took = self._now(), round((perf_counter() - begun) * 1000, 1)
         if isinstance(outcome, MailbridgeError):
             self.failures += 1
             self.error = outcome
             self._pause = _Pause(error=outcome, until=now + self._wait(outcome))
             ready = {"fix": outcome.fix} if outcome.fix else {}
             about = {**self._about, "code": outcome.code, "reason": str(outcome), **ready}
-            log.warning("token.failed", **about)
+            log.warning("token.failed", **about, took_ms=took)
             return outcome
         life = timedelta(seconds=outcome.seconds)
         token = AccessToken(value=outcome.value, expires_at=outcome.expires_at)
@@ -188,7 +190,8 @@ class TokenKeeper:
         self._held = _Held(token=token, refresh_at=refresh_at)
         self._pause = self.error = None
         self.refreshes += 1
-        log.info("token.refreshed", **self._about, expires_in=outcome.seconds, **outcome.facts)
+        told = {"expires_in": outcome.seconds, "took_ms": took}
+        log.info("token.refreshed", **self._about, **outcome.facts, **told)
         return token
 
     def _wait(self, error: MailbridgeError) -> timedelta:

@@ -52,7 +52,7 @@ class PasswordSignIn:
         self._keeper = TokenKeeper(
             fetch=self._fetch,
             now=now,
-            about={"app": app.name, "account": account.address},
+            about={"app": app.name, "mailbox": account.mailbox},
             after_rejection=AFTER_REFUSAL,
         )
 

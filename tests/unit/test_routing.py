@@ -113,8 +113,10 @@ async def test_a_batch_goes_to_the_store_with_its_rulings() -> None:
     assert accepted["routes"] == {"alarm": 1, "archive": 1, "(none)": 1}
     nowhere = [line for line in lines if line["event"] == "message.not_delivered"]
     assert len(nowhere) == 1
-    assert "subject: the regex finds nothing in «Angebot»" in nowhere[0]["routes"][0]
-    assert sum(line["event"] == "message.routed" for line in lines) == 2
+    assert nowhere[0]["routes"] == {"alarm": "passed_by", "archive": "passed_by"}
+    routed = [line for line in lines if line["event"] == "message.routed"]
+    assert [line["log_level"] for line in routed] == ["debug"] * 3
+    assert "subject: the regex finds nothing in «Angebot»" in routed[2]["routes"][0]
 
 
 async def test_a_mailbox_without_routes_is_as_ever() -> None:

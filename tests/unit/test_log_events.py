@@ -1,0 +1,112 @@
+"""What is logged: every event is in the list, and nothing in it says who writes what to whom."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import structlog
+
+from mailbridge import log
+from scripts import manual_log_events as listing
+
+ROOT = Path(__file__).parents[2]
+PAGE = listing.PAGE.read_text(encoding="utf-8")
+SAID = (
+    "550 5.1.1 <max.mustermann@firma.example>: Recipient rejected",
+    'no such user: "max mustermann"@firma.example',
+    "login_hint=max.mustermann%40firma.example was refused",
+    "Max.Mustermann@firma.example und jörg.müller@firma.example",
+)
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """Leave logging as it was."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_the_list_is_what_the_code_logs() -> None:
+    """Every event of the code is listed with level and fields, and no other: `make docs`."""
+    assert listing.page(PAGE, listing.events()) == PAGE
+
+
+def test_every_logger_is_one_that_the_list_is_made_from() -> None:
+    """No module logs under another name, by another method or through the standard library."""
+    for path in sorted((ROOT / "mailbridge").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            made = getattr(node, "value", None)
+            if isinstance(node, ast.Assign) and isinstance(made, ast.Call):
+                called = ast.unparse(made.func)
+                if called.endswith("get_logger") or called == "log.bind":
+                    assert ast.unparse(node.targets[0]) in {"log", "self._log"}, path
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in {"log", "self._log"}:
+                usual = {*listing.LEVELS, "bind", "new"}
+                ours = set(log.__dict__)  # the module of that name
+                assert node.attr in usual | ours, f"{path}: log.{node.attr}"
+
+
+def test_an_event_without_a_meaning_is_told(tmp_path: Path) -> None:
+    """Who adds an event has to say what it means; an event that is gone leaves the list."""
+    (tmp_path / "module.py").write_text(
+        "log.info('a.b', id=1)\n"
+        "def work(about: dict) -> None:\n"
+        "    facts = {'mailbox': 1}\n"
+        "    facts['more'] = 2\n"
+        "    log.exception('b.c', **facts)\n"
+        "    log.debug('b.c', **about)\n"
+    )
+    found = listing.events(tmp_path)
+    rows = "| `a.b` |  |  | one |\n| `b.c` |  |  | two |\n| `gone` |  |  | three |\n"
+    text = f"head\n{listing.BEGIN}\n{rows}{listing.END}\ntail\n"
+
+    made = listing.page(text, found)
+    assert "| `a.b` | info | `id` | one |\n" in made
+    assert "| `b.c` | debug, error | `mailbox`, `more`, `exception`, … | two |\n" in made
+    assert "gone" not in made
+    with pytest.raises(SystemExit, match=r"no meaning is given for a\.b"):
+        listing.page(text.replace("`a.b`", "`a.c`"), found)
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("said", SAID)
+@pytest.mark.usefixtures("restored")
+def test_an_address_in_an_answer_is_masked(form: Literal["json", "console"], said: str) -> None:
+    """Servers repeat addresses: above debug, only the part behind the @ gets into the log."""
+    stream = io.StringIO()
+    log.configure(form, "debug", stream=stream)
+    logger = structlog.get_logger()
+    logger.warning("delivery.dead", reason=said, nested={"a": [said]}, error=ValueError(said))
+    logging.getLogger("library").error(said)
+    logger.error("delivery.bug", exc_info=ValueError(said))
+    shown = stream.getvalue()
+
+    assert "ustermann" not in shown
+    assert "müller" not in shown
+    assert shown.count("***@firma.example") >= 5
+    logger.debug("relay.taken_addresses", sender=said)
+    assert "ustermann" in stream.getvalue()
+
+
+@pytest.mark.usefixtures("restored")
+def test_what_only_looks_like_an_address_is_left_alone() -> None:
+    """Decorators in tracebacks, lone signs and the lines' own structure stay as they are."""
+    stream = io.StringIO()
+    log.configure("json", stream=stream)
+    event: dict[str, Any] = {"a": "@wraps(fn)", "b": "foo @ bar", "c": ["@b", "x@"], "d": 7}
+    structlog.get_logger().info("some.event", **event)
+
+    shown = json.loads(stream.getvalue())
+    assert {name: shown[name] for name in event} == event
