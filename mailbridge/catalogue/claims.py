@@ -3,9 +3,8 @@
 ::
 
     claims.audience               for another service than Exchange Online
-    claims.none                   neither roles nor scp
-    claims.role[.pop3|.smtp]      application access: the permission is not among the roles
-    claims.scope[.pop3|.smtp]     somebody has signed in: the permission is not among scp
+    claims.role[.pop3|.smtp]      application access: not among the roles, or there are none
+    claims.scope[.pop3|.smtp]     somebody has signed in: not among scp, or there is none
     claims.expired                exp lies in the past
     claims.tenant                 tid is another tenant than the mailbox's
 """
@@ -80,35 +79,6 @@ ENTRIES: Final[tuple[Entry, ...]] = (
     _scope("claims.scope", Text(en="IMAP", de="IMAP"), "IMAP.AccessAsUser.All"),
     _scope("claims.scope.pop3", Text(en="POP3", de="POP3"), "POP.AccessAsUser.All"),
     _scope("claims.scope.smtp", Text(en="sending", de="das Senden"), "SMTP.Send"),
-    Entry(
-        code="claims.none",
-        kind="configuration",
-        cause=Text(
-            en="the token permits nothing: it has neither roles nor scopes, so no permission was "
-            "given to the app, or nobody has consented to it",
-            de="das Token erlaubt nichts: es enthält weder Rollen noch Bereiche (scp); die App hat "
-            "keine Berechtigung, oder niemand hat ihr zugestimmt",
-        ),
-        fix=Text(
-            en=f"{APP.en} > API permissions: add Office 365 Exchange Online > Application "
-            "permissions > IMAP.AccessAsApp, POP.AccessAsApp or SMTP.SendAsApp (what the mailbox "
-            "uses), then press Grant admin consent. A delegated permission of the same name does "
-            "not help an app that signs in by itself.",
-            de=f"{APP.de} > API-Berechtigungen: Office 365 Exchange Online > "
-            "Anwendungsberechtigungen > IMAP.AccessAsApp, POP.AccessAsApp oder SMTP.SendAsApp "
-            "hinzufügen (was das Postfach nutzt), danach „Administratorzustimmung erteilen“ "
-            "drücken. Eine delegierte Berechtigung gleichen Namens hilft einer App, die sich "
-            "selbst anmeldet, nicht.",
-        ),
-        fix_delegated=Text(
-            en=f"{APP.en} > API permissions > Microsoft Graph > Delegated permissions: "
-            "IMAP.AccessAsUser.All, POP.AccessAsUser.All or SMTP.Send (what the mailbox uses) and "
-            "offline_access have to be there. Then sign in again and consent: `$login`.",
-            de=f"{APP.de} > API-Berechtigungen > Microsoft Graph > Delegierte Berechtigungen: dort "
-            "müssen IMAP.AccessAsUser.All, POP.AccessAsUser.All oder SMTP.Send (was das Postfach "
-            "nutzt) und offline_access stehen. Danach neu anmelden und zustimmen: `$login`.",
-        ),
-    ),
     Entry(
         code="claims.audience",
         kind="configuration",

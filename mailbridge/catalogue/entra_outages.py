@@ -116,4 +116,76 @@ _ANSWERS: Final = (
     ),
 )
 
-ENTRIES: Final[tuple[Entry, ...]] = (*_ENTRA, *_ANSWERS)
+_REACH: Final = Text(
+    en="Let this machine out to https://login.microsoftonline.com, port 443 (firewall); where a "
+    "proxy leads out, write it to apps.$app.proxy. mailbridge tries again by itself.",
+    de="Diesen Rechner zu https://login.microsoftonline.com, Port 443, hinauslassen (Firewall); "
+    "führt der Weg über einen Proxy, ihn in apps.$app.proxy eintragen. mailbridge versucht es von "
+    "selbst wieder.",
+)
+_NETWORK: Final = (
+    _passing(
+        "entra.dns",
+        Text(
+            en="the name of the login service has no address",
+            de="der Name des Anmeldedienstes hat keine Adresse",
+        ),
+        "Name or service not known",
+        fix=Text(
+            en="Check this machine's resolver (`resolvectl query login.microsoftonline.com`) and "
+            "apps.$app.tenant, apps.$app.cloud and apps.$app.proxy.",
+            de="Die Namensauflösung dieses Rechners prüfen (`resolvectl query "
+            "login.microsoftonline.com`) sowie apps.$app.tenant, apps.$app.cloud und "
+            "apps.$app.proxy.",
+        ),
+    ),
+    _passing(
+        "entra.timeout",
+        Text(
+            en="the login service does not answer in time",
+            de="der Anmeldedienst antwortet nicht rechtzeitig",
+        ),
+        fix=_REACH,
+    ),
+    _passing(
+        "entra.connection",
+        Text(
+            en="the login service cannot be reached",
+            de="der Anmeldedienst ist nicht erreichbar",
+        ),
+        fix=_REACH,
+    ),
+    _passing(
+        "entra.tls",
+        Text(
+            en="the certificate of the login service is not trusted, or TLS fails",
+            de="dem Zertifikat des Anmeldedienstes wird nicht vertraut, oder TLS misslingt",
+        ),
+        "CERTIFICATE_VERIFY_FAILED",
+        fix=Text(
+            en="Check this machine's clock. If a proxy inspects TLS here, write the file with its "
+            "authority to apps.$app.ca; verification cannot be switched off.",
+            de="Die Uhr dieses Rechners prüfen. Liest hier ein Proxy TLS mit, die Datei mit "
+            "dessen Zertifizierungsstelle in apps.$app.ca eintragen; die Prüfung lässt sich nicht "
+            "abschalten.",
+        ),
+    ),
+    _passing(
+        "entra.not_json",
+        Text(
+            en="a web page answers in the login service's place: a captive portal, or a proxy",
+            de="an Stelle des Anmeldedienstes antwortet eine Webseite: ein Anmeldeportal des "
+            "Netzes oder ein Proxy",
+        ),
+        "HTTP 200 with HTML body from token endpoint",
+        fix=Text(
+            en="Open https://login.microsoftonline.com in a browser of this machine and see what "
+            "comes; let this machine past that page, or write the proxy to apps.$app.proxy.",
+            de="https://login.microsoftonline.com in einem Browser dieses Rechners öffnen und "
+            "sehen, was kommt; den Rechner an dieser Seite vorbeilassen oder den Proxy in "
+            "apps.$app.proxy eintragen.",
+        ),
+    ),
+)
+
+ENTRIES: Final[tuple[Entry, ...]] = (*_ENTRA, *_ANSWERS, *_NETWORK)

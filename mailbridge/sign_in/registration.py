@@ -19,6 +19,7 @@ from typing import Any, Final
 import structlog
 
 from mailbridge.catalogue.base import Ids
+from mailbridge.catalogue.lookup import explain as mends
 from mailbridge.errors import MailbridgeError, SignInRejected
 from mailbridge.proxy.place import Proxy
 from mailbridge.sign_in.credentials import Credential, Proof
@@ -200,6 +201,8 @@ class Registration:
             if "error" not in answer:
                 return answer
             failure = explain(answer)
+        # What came before any answer of Entra's knows no ids.
+        failure.fix = failure.fix or mends(failure.code, self._ids)[1]
         # msal remembers refusals, so the next question gets a new client.
         self._clients.pop(mark, None)
         return copied(failure, hidden)
