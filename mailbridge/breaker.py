@@ -94,8 +94,6 @@ class Breaker:
         self._failures = 0
         #: nothing may begin before
         self._until = 0.0
-        #: the sink itself wants it so
-        self._pauses = False
 
     def room(self, now: float) -> int:
         """Return how many attempts may be under way."""
@@ -120,9 +118,11 @@ class Breaker:
         self.state = "probing"
 
     def hurry(self) -> None:
-        """Let the next probe be due at once: a person says that it is worth one."""
-        if self.state == "open" or self._pauses:
-            self._until, self._pauses = 0.0, False
+        """Let the next attempt be due at once: a person says that it is worth one.
+
+        Whatever is waited for: a probe, the sink's own pause, or the server's ``Retry-After``.
+        """
+        self._until = 0.0
 
     def forget_attempts(self) -> None:
         """Note that whatever was under way will not be heard of, a probe too."""
@@ -178,7 +178,7 @@ class Breaker:
 
     def _pause(self, outcome: Outcome | None, now: float) -> None:
         if isinstance(outcome, Deferred) and outcome.pauses and outcome.retry_after:
-            self._until, self._pauses = max(self._until, now + outcome.retry_after), True
+            self._until = max(self._until, now + outcome.retry_after)
 
     def _ramp(self) -> None:
         self.state = "ramping"

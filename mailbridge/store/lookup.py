@@ -199,7 +199,7 @@ def read_deliveries(
 def events_of(name: str) -> sa.ColumnElement[bool]:
     """Return the condition for the deliveries of an event id or with a delivery number."""
     if name.isdecimal():
-        return deliveries.c.pk == int(name)
+        return deliveries.c.pk == sends_lookup.delivery_number(name)
     return sa.or_(
         deliveries.c.message.in_(sa.select(messages.c.pk).where(messages.c.id == name)),
         sa.and_(deliveries.c.message.is_(None), deliveries.c.event_id == name),
@@ -243,8 +243,9 @@ def _messages_of(connection: sa.Connection, name: str) -> Sequence[Any]:
     """Return the rows of a message under every place that it was known by."""
     direct = sa.select(messages.c.pk, messages.c.id, messages.c.known_as)
     if name.isdecimal():
+        number = sends_lookup.delivery_number(name)
         statement = direct.where(
-            messages.c.pk.in_(sa.select(deliveries.c.message).where(deliveries.c.pk == int(name)))
+            messages.c.pk.in_(sa.select(deliveries.c.message).where(deliveries.c.pk == number))
         )
     else:
         bare = f"<{name}>"

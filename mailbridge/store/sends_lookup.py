@@ -25,6 +25,8 @@ from mailbridge.store.tables import (
 PREFIX: Final = "send:"
 #: mails with one Message-ID that are shown: a broken program may give it to all of its mails
 SAME: Final = 100
+#: digits of a number that fits into 64 bits, whatever they are
+_DIGITS: Final = 18
 
 _RECIPIENTS: Final = (
     sa.select(
@@ -124,10 +126,15 @@ def by_message_id(connection: sa.Connection, message_id: str) -> list[SendRow]:
     return _read(connection, statement)
 
 
+def delivery_number(digits: str) -> int:
+    """Return the number of a delivery; 0, which none has, where no database has such numbers."""
+    return int(digits) if len(digits) <= _DIGITS else 0
+
+
 def traced(connection: sa.Connection, name: str) -> list[SendRow]:
     """Return the mails that ``name`` may mean: an id, a delivery's number, a Message-ID."""
     if name.isdecimal():
-        return _read(connection, _ROWS.where(deliveries.c.pk == int(name)))
+        return _read(connection, _ROWS.where(deliveries.c.pk == delivery_number(name)))
     one = by_id(connection, name)
     return by_message_id(connection, name) if one is None else [one]
 

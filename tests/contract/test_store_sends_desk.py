@@ -347,3 +347,13 @@ async def test_keys_are_kept_for_a_week_and_no_longer(store: Store, clock: Clock
     clock.advance(KEYS / 1_000_000)
     await store.purge(delivered_before=now, dead_before=now, log_before=now)
     assert not (await store.sends.accept(keyed(3, "k"))).known
+
+
+async def test_a_number_that_no_delivery_can_have_means_nothing(store: Store) -> None:
+    """A person who types too many digits hears that there is no such thing, on both databases."""
+    await queued(store)
+    for name in (str(2**63), "9" * 5000):
+        trace = await store.trace(name)
+        assert (trace.sends, trace.deliveries, trace.messages) == ((), (), ())
+        assert await store.requeue([name]) == 0
+        assert await store.drop([name]) == 0

@@ -164,6 +164,15 @@ def test_a_person_need_not_wait_for_the_next_probe() -> None:
     assert breaker.probe_due(1.0)
 
 
+def test_a_person_need_not_wait_for_retry_after() -> None:
+    """Who retries by hand what was answered with 429 sees one attempt at once, and no flood."""
+    breaker = made()
+    breaker.saw(Deferred(reason="later", status=429, retry_after=3600.0), 0, 100.0)
+    assert breaker.shut(101.0)
+    breaker.hurry()
+    assert (breaker.room(101.0), breaker.wait(101.0)) == (1, 0.0)
+
+
 def test_retry_after_holds_the_whole_sink() -> None:
     """After 429 or 503 with Retry-After nothing is sent until then, and then one at a time."""
     for status in (429, 503):
