@@ -88,7 +88,7 @@ def filled(value: Any, environ: dict[str, str], key: str = "") -> Any:
             return value
         [place] = value.values()
         name = re.sub(r"\W", "_", str(place)).strip("_").upper()
-        environ[name] = DUMMIES.get(key, "Bearer made-up-value-that-is-long-enough")
+        environ[name] = DUMMIES.get(key, "made-up-value-that-is-long-enough")
         return {"env": name}
     if isinstance(value, dict):
         return {name: filled(one, environ, name) for name, one in value.items()}
