@@ -14,6 +14,7 @@ from mailbridge.catalogue import (
     entra_credentials,
     entra_grants,
     entra_outages,
+    entra_own,
     entra_people,
     entra_requests,
     entra_scopes,
@@ -65,7 +66,7 @@ CATALOGUE: Final[Mapping[str, Entry]] = _collected(
     module.ENTRIES
     for module in (
         *(entra_credentials, entra_apps, entra_scopes, entra_requests),
-        *(entra_people, entra_grants, entra_outages, claims),
+        *(entra_people, entra_grants, entra_outages, entra_own, claims),
         *(mail, pop3, sessions, smtp, smtp_servers, smtp_senders, smtp_mail),
         *(network, proxies, delivery, storage),
     )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import fields
 
 import pytest
 
+from mailbridge import client_certificate
 from mailbridge.catalogue import (
     claims,
     entra_apps,
     entra_credentials,
     entra_grants,
     entra_outages,
+    entra_own,
     entra_people,
     entra_requests,
     entra_scopes,
@@ -27,7 +30,7 @@ from tests.integration.catalogue_rows_entra import NUMBERS, ROWS, Row
 
 MODULES = (
     *(claims, entra_apps, entra_credentials, entra_grants, entra_outages),
-    *(entra_people, entra_requests, entra_scopes),
+    *(entra_own, entra_people, entra_requests, entra_scopes),
 )
 ENTRIES = [entry for module in MODULES for entry in module.ENTRIES]
 IDS = Ids(**{one.name: f"({one.name})" for one in fields(Ids)})
@@ -112,6 +115,26 @@ def test_what_msal_cannot_make_sense_of_is_told() -> None:
     assert error.code == "entra.msal"
     assert "a-tenant" in fix
     assert "login service" in cause
+
+
+def test_what_is_wrong_with_a_file_is_told_with_its_name_in_english() -> None:
+    """The error knows the file; in German the catalogue says what to do about it."""
+    said = "/etc/app.pem: the certificate ended on 2026-01-01"
+    fix = "Make a new one in place of /etc/app.pem."
+
+    assert explain("certificate.expired", IDS, said=said, fix=fix)[1] == fix
+    german = explain("certificate.expired", IDS, "de", said=said, fix=fix)
+    assert "Zertifikat der App ist abgelaufen" in german[0]
+    assert "Zertifikate & Geheimnisse" in german[1]
+
+
+def test_every_fault_of_a_certificates_file_has_an_entry() -> None:
+    """Each code that is raised there, as it stands in the source."""
+    source = inspect.getsource(client_certificate)
+    codes = set(re.findall(r'code="(\w+)"', source))
+
+    assert len(codes) >= 10
+    assert {f"certificate.{code}" for code in codes} - CATALOGUE.keys() == set()
 
 
 def test_an_administrator_who_cancels_is_told_so() -> None:
