@@ -26,6 +26,7 @@ from mailbridge.errors import MailbridgeError, Throttled, Unavailable
 from mailbridge.proxy.dial import dial
 from mailbridge.proxy.environment import goes_around
 from mailbridge.proxy.place import Proxy
+from mailbridge.sign_in.entra_errors import code_of
 
 #: seconds: to connect, and between two reads
 TIMEOUTS: Final = (10.0, 20.0)
@@ -144,7 +145,9 @@ class TokenHttp:
             )
         self.refused = body if status >= _ERROR else None
         if body.get("error") == "temporarily_unavailable" and pause is not None:
-            raise Throttled("Entra is temporarily unavailable", retry_after=pause, code=code)
+            raise Throttled(
+                "Entra is temporarily unavailable", retry_after=pause, code=code_of(body)
+            )
         return Answer(status, text, headers)
 
 

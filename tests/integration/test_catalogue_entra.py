@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+from typer.testing import CliRunner
+
 from mailbridge.build import utc_now
 from mailbridge.catalogue.base import Language
+from mailbridge.cli.main import app
 from mailbridge.config import load
 from mailbridge.diagnose.steps import Diagnosis, Step
+from mailbridge.sandbox.entra_errors import EntraError
 from mailbridge.sandbox.tenant import Tenant
 from mailbridge.sandbox.tokens import SigningKey
 from mailbridge.sign_in.base import Standing
 from mailbridge.sign_ins import SignIns
-from tests.integration.catalogue_rows_entra import ROWS
+from tests.integration.catalogue_rows_entra import ROWS, Row
 from tests.integration.entra_situations import Case, arrange
 
 LANGUAGES: tuple[Language, ...] = ("en", "de")
@@ -98,3 +104,52 @@ async def test_each_refusal_is_told_by_its_code_its_cause_and_its_fix(tmp_path: 
 
     assert len(ROWS) >= 130
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("code", "how", "language"),
+    [
+        ("AADSTS7000215", "wrong_secret", "de"),
+        ("AADSTS90002", "unknown_tenant", "en"),
+        ("AADSTS53003", "blocked_app", "de"),
+        ("AADSTS50126", "wrong_password", "en"),
+        ("entra.http_429", "token.429", "de"),
+        ("sign_in.no_grant", "never_signed_in", "en"),
+    ],
+)
+async def test_the_command_prints_the_same_as_json(
+    tmp_path: Path, code: str, how: str, language: Language
+) -> None:
+    """`mailbridge test-mailbox box --json --lang …`, as it is typed, exits 1 and says it all."""
+    [row] = [one for one in ROWS if (one.code, one.how) == (code, how)]
+    async with Tenant.start() as tenant:
+        case = Case(tenant, row, tmp_path / "case")
+        arrange(case, tenant.tokens.key)
+        words = ["--config", str(case.write()), "test-mailbox", "box", "--json"]
+        done = await _run(CliRunner().invoke, app, [*words, "--lang", language])
+
+    report = json.loads(done.stdout)
+    [step] = [one for one in report["steps"] if one["id"] in _STEPS and one["code"]]
+    assert (done.exit_code, report["ok"]) == (1, False)
+    assert (step["status"], step["code"]) == ("failed", code)
+    assert (row.en if language == "en" else row.de) in step["fix"]
+    assert step["cause"]
+    assert case.app.secret not in done.stdout
+    assert case.user.password not in done.stdout
+
+
+async def test_an_unknown_number_shows_entras_words_and_the_correlation_id(tmp_path: Path) -> None:
+    """Nothing is made up; what Microsoft's support asks for is there, and nothing token-like."""
+    row = Row("AADSTS999999", "C", "application", "new", "", "")
+    token = "eyJ" + "a" * 120
+    async with Tenant.start() as tenant:
+        case = Case(tenant, row, tmp_path / "case")
+        case.answers(EntraError(400, "invalid_client", 999999, f"Something new. {token}"))
+        steps, standing = await _diagnosed(case)
+        asked = tenant.entra.requests[-1].correlation_id
+
+    [step] = [one for one in steps["en"] if one.id == "token"]
+    assert step.code == standing.code == "AADSTS999999"
+    said = f"AADSTS999999: Something new. [removed] (correlation id {asked})"
+    assert step.detail == step.cause == standing.cause == said
+    assert step.fix == ""

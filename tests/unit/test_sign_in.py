@@ -15,6 +15,7 @@ from mailbridge.errors import SignInRejected, TemporaryError, Throttled, Unavail
 from mailbridge.sign_in.claims import claims
 from mailbridge.sign_in.credentials import ClientSecret
 from mailbridge.sign_in.entra_errors import PAUSES, first_line, refusal
+from mailbridge.sign_in.token_http import TokenHttp
 
 
 def _jwt(payload: object) -> str:
@@ -75,6 +76,19 @@ def test_what_entra_takes_for_a_loop_is_not_asked_again_for_a_quarter_of_an_hour
 
     assert isinstance(error, Throttled)
     assert error.retry_after == 900
+
+
+def test_a_pause_that_entra_asks_for_keeps_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry-After with temporarily_unavailable: the pause is obeyed and the number told."""
+    body = {"error": "temporarily_unavailable", "error_codes": [90055]}
+    answer = (400, {"Retry-After": "7"}, json.dumps(body).encode())
+    http = TokenHttp(None)
+    monkeypatch.setattr(http, "fetch", lambda *_: answer)
+
+    with pytest.raises(Throttled) as caught:
+        http.post("https://localhost/x")
+
+    assert (caught.value.code, caught.value.retry_after) == ("AADSTS90055", 7)
 
 
 CORRELATION = "0f9f0a64-2f4c-4b8e-9d5e-8f1f2d3c4b5a"
