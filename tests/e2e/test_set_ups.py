@@ -12,7 +12,7 @@ import json
 import re
 import secrets
 import smtplib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -154,6 +154,11 @@ def name_of(request: Received) -> str:
     return request.path.partition("?")[0].rpartition("/")[2]
 
 
+def is_for(hook: str) -> Callable[[Received], bool]:
+    """Return what picks the requests to one webhook."""
+    return lambda request: name_of(request) == hook
+
+
 @asynccontextmanager
 async def set_up(page: str, home: Path, **changes: dict[str, Any]) -> AsyncIterator[SetUp]:
     """Give a page's set-up, written and checked; ``changes`` are what the machine decides."""
@@ -180,9 +185,7 @@ async def test_an_alarm_reaches_divera_and_fe2_and_a_forged_one_the_office(tmp_p
     async with set_up("application-alarm-server.md", tmp_path) as run:
         answers = {"divera": b'{"success": true}', "fe2": b'{"status": "OK"}'}
         for hook, body in answers.items():
-            run.receiver.answer_with(
-                Answer(body=body), when=lambda one, it=hook: name_of(one) == it
-            )
+            run.receiver.answer_with(Answer(body=body), when=is_for(hook))
         box = run.tenant.mailbox("alarm@feuerwehr.example")
         async with run.site.daemon():
             await run.mailboxes("ok")
@@ -204,7 +207,7 @@ async def test_an_alarm_reaches_divera_and_fe2_and_a_forged_one_the_office(tmp_p
 async def test_the_text_message_goes_when_the_alarm_server_is_away(tmp_path: Path) -> None:
     """The fallback of the page gets the alarm that DIVERA refuses for good, in its own form."""
     async with set_up("application-alarm-server.md", tmp_path) as run:
-        run.receiver.answer_with(Answer(status=422), when=lambda one: name_of(one) == "divera")
+        run.receiver.answer_with(Answer(status=422), when=is_for("divera"))
         run.receiver.answer_with(Answer(), when=lambda one: not one.verified)
         box = run.tenant.mailbox("alarm@feuerwehr.example")
         async with run.site.daemon():

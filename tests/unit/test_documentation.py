@@ -282,6 +282,22 @@ def test_every_metric_exists(page: Page) -> None:
     assert sorted(unknown) == []
 
 
+# --- proofs
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_is_named_exists(page: Page) -> None:
+    """A proof that a page refers to can be run."""
+    missing = []
+    for line, span in page.spans():
+        if not (found := re.fullmatch(r"(tests/[\w/]+(?:\.py)?)(?:::(test_\w+))?", span)):
+            continue
+        file, name = ROOT / found[1], found[2]
+        if not file.exists() or (name and f"def {name}(" not in file.read_text("utf-8")):
+            missing.append(f"{page.name}:{line}: {span}")
+    assert missing == []
+
+
 # --- two languages
 
 
