@@ -31,7 +31,7 @@ import structlog
 from mailbridge import __version__
 from mailbridge.build import Builder, Daemon, utc_now
 from mailbridge.config import Config
-from mailbridge.errors import MailbridgeError, TemporaryError, first_of
+from mailbridge.errors import MailbridgeError, StoreRefused, TemporaryError, first_of
 from mailbridge.fallback import Fallbacks
 from mailbridge.health import Health
 from mailbridge.http.control import control, socket_path
@@ -65,6 +65,9 @@ LOOK_AFTER_EVERY: Final = 3600.0
 LOOK_AFTER_FIRST: Final = 60.0
 #: seconds within which every loop has to have moved for the watchdog to be fed
 MOVED_WITHIN: Final = 45.0
+#: seconds that a start waits for another process to let go of the database, and between two tries
+LOCKED: Final = 5.0
+_LOCKED_AGAIN: Final = 0.1
 
 
 async def serve(  # noqa: PLR0915 - the life of the daemon from opening to closing, in order
@@ -218,13 +221,21 @@ async def _open_store(config: Config, env: Mapping[str, str]) -> Store:
     synchronous = env.get("MAILBRIDGE_BENCH_SYNCHRONOUS", "").upper() or "FULL"
     if synchronous != "FULL":
         log.critical("store.not_durable", synchronous=synchronous)
-    return await Store.open(
-        config.state.database.reveal(),
-        now=utc_now,
-        owner=f"{socket.gethostname()}:{os.getpid()}",
-        keys=ring(key.reveal() for key in config.state.key),
-        synchronous=synchronous,
-    )
+    patience = asyncio.get_running_loop().time() + LOCKED
+    while True:
+        try:
+            return await Store.open(
+                config.state.database.reveal(),
+                now=utc_now,
+                owner=f"{socket.gethostname()}:{os.getpid()}",
+                keys=ring(key.reveal() for key in config.state.key),
+                synchronous=synchronous,
+            )
+        except StoreRefused as refused:
+            # At a restart the former daemon may still be writing what came of its last attempts.
+            if refused.code != "store.locked" or asyncio.get_running_loop().time() >= patience:
+                raise
+            await asyncio.sleep(_LOCKED_AGAIN)
 
 
 def _schedule(

@@ -96,7 +96,7 @@ def status(ctx: typer.Context, *, as_json: AsJson = False) -> None:
     """
     from mailbridge.cli.main import load_config
 
-    config = load_config(ctx)
+    config = load_config(ctx, absent=True)
 
     async def get() -> Mapping[str, Any]:
         answer = await ask_daemon(config, "status", {})

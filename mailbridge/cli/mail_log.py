@@ -78,7 +78,7 @@ def log_(  # noqa: PLR0913 - the options of the command
     spoken = lang or language(os.environ)
     if follow and state is not None and state not in ARRIVING:
         raise typer.BadParameter(word(spoken, "log.follow_state", states=", ".join(ARRIVING)))
-    config = load_config(ctx)
+    config = load_config(ctx, absent=True)
     filters: Filters = {"mailbox": mailbox, "route": route, "since": since, "limit": limit}
     if state is not None:
         filters["state"] = state
@@ -175,7 +175,7 @@ def trace(
     """Show everything known about one message, by webhook-id, Message-ID or delivery number."""
     from mailbridge.cli.main import load_config
 
-    config = load_config(ctx)
+    config = load_config(ctx, absent=True)
     spoken = lang or language(os.environ)
 
     async def get() -> Trace:

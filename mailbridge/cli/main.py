@@ -89,22 +89,32 @@ def load_config(
     ctx: typer.Context,
     usual: LogLevel = LogLevel.WARNING,
     warn: Callable[[object], None] = tell_warning,
+    *,
+    absent: bool = False,
 ) -> Config:
     """Return the configuration; ``warn`` gets the warnings, problems are a ``ConfigError``.
+
+    With ``absent``, secrets that cannot be read here are left to whoever reveals them: a command
+    that asks the daemon needs none, and cron has other surroundings than the daemon.
 
     Sets up logging first (``usual`` is the level when no option names one), so that whatever
     a command causes to be logged is redacted and stays off standard output.
     """
     settings(ctx).configure_logging(usual)
-    return read_config(ctx, warn)
+    return read_config(ctx, warn, absent=absent)
 
 
-def read_config(ctx: typer.Context, warn: Callable[[object], None] = tell_warning) -> Config:
+def read_config(
+    ctx: typer.Context,
+    warn: Callable[[object], None] = tell_warning,
+    *,
+    absent: bool = False,
+) -> Config:
     """Return the configuration as the file says it now; see ``load_config``."""
     from mailbridge.config import check
     from mailbridge.errors import ConfigError
 
-    checked = check(settings(ctx).config_path())
+    checked = check(settings(ctx).config_path(), absent=absent)
     for warning in checked.warnings:
         warn(warning)
     if checked.config is None:

@@ -143,7 +143,7 @@ def send(  # noqa: PLR0913 - its options
     from mailbridge.cli.daemon import run_async
     from mailbridge.cli.main import load_config
 
-    config = load_config(ctx)
+    config = load_config(ctx, absent=True)
     request = {
         "from": sender,
         "to": to,
@@ -241,7 +241,7 @@ def sendmail(ctx: typer.Context) -> None:
 
     asked = _asked(ctx.args)
     try:
-        config = load_config(ctx)
+        config = load_config(ctx, absent=True)
         raw = _input(dots=asked.pop("dots"))
         asked["raw_base64"] = base64.b64encode(raw).decode("ascii")
         run_async(_submit(config, asked))

@@ -17,6 +17,7 @@ from mailbridge.config.secrets import (
     is_guid,
     one_or_more,
     reading,
+    there,
 )
 from mailbridge.config.sections import Section
 from mailbridge.config.values import Day, resolved
@@ -39,6 +40,8 @@ class Certificate(Section):
     @model_validator(mode="after")
     def _opens(self) -> Certificate:
         """Open it, as a sign-in would. Whether it is still good is a matter of the day."""
+        if self.passphrase is not None and not there(self.passphrase):
+            return self
         try:
             content = client_certificate.content_of(self.file)
             client_certificate.parse(content, self.passphrase.reveal() if self.passphrase else "")

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from mailbridge.config.problems import Problems, fault
-from mailbridge.config.secrets import Secret
+from mailbridge.config.secrets import Secret, there
 from mailbridge.config.sections import Section
 from mailbridge.config.values import is_host
 
@@ -51,6 +51,8 @@ def listening_place(value: Any) -> str:
 
 
 def _token(secret: Secret) -> Secret:
+    if not there(secret):
+        return secret
     value = secret.reveal()
     fix = "make one with `mailbridge secret key`, and give it to that client too."
     if not _TOKEN.fullmatch(value):

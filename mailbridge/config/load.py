@@ -111,15 +111,19 @@ def check(
     *,
     environ: Mapping[str, str] | None = None,
     now: Callable[[], datetime] = _utc,
+    absent: bool = False,
 ) -> Checked:
-    """Return the configuration if it is valid, every problem, and every warning."""
+    """Return the configuration if it is valid, every problem, and every warning.
+
+    With ``absent``, secrets that cannot be read are problems of whoever reveals them.
+    """
     surroundings = os.environ if environ is None else environ
     problems = Problems(str(path))
     document = document_.read(path, problems)
     config = None
     if document is not None:
         problems.document = document
-        config = _Loader(document, path, surroundings, problems).config(now)
+        config = _Loader(document, path, surroundings, problems, absent=absent).config(now)
     problems.sort()
     return Checked(None if problems.errors else config, problems.errors, problems.warnings)
 
@@ -128,7 +132,13 @@ class _Loader:
     """Validates section by section, so that a fault in one does not hide those of others."""
 
     def __init__(
-        self, document: Map, path: Path, environ: Mapping[str, str], problems: Problems
+        self,
+        document: Map,
+        path: Path,
+        environ: Mapping[str, str],
+        problems: Problems,
+        *,
+        absent: bool = False,
     ) -> None:
         self._document = document
         self._problems = problems
@@ -138,6 +148,7 @@ class _Loader:
             environ=environ,
             problems=problems,
             remember=register_secret,
+            absent=absent,
         )
 
     def config(self, now: Callable[[], datetime]) -> Config | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
 
 from mailbridge.config.problems import fault
-from mailbridge.config.secrets import Secret, reading, reference_schema, resolve
+from mailbridge.config.secrets import Secret, reading, reference_schema, resolve, there
 from mailbridge.proxy.place import Proxy, ProxyUrlError, parse
 
 _FIX = "write http://HOST:PORT, socks5://HOST:PORT, socks5h://HOST:PORT, or off."
@@ -22,7 +22,10 @@ def _proxy(value: Any, info: ValidationInfo) -> Proxy | None:
     if value in ("off", False):
         return None
     referred = isinstance(value, dict | Secret)
-    text = resolve(value, info).reveal() if referred else value
+    found = resolve(value, info) if referred else None
+    if found is not None and not there(found):
+        return None  # whoever needs no secret needs no way to a server
+    text = found.reveal() if found is not None else value
     if not isinstance(text, str):
         raise fault("this is not the URL of a proxy", _FIX)
     try:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, WithJso
 
 from mailbridge.config.http import PLACE_SCHEMA, listening_place
 from mailbridge.config.problems import fault, fault_at
-from mailbridge.config.secrets import Secret, one_or_more
+from mailbridge.config.secrets import Secret, one_or_more, there
 from mailbridge.config.sections import Section, file_default
 from mailbridge.config.values import Certificates, PrivateKey, Size, is_domain
 
@@ -101,7 +101,7 @@ def _users(value: Any) -> Any:
 
 
 def _password(secret: Secret) -> Secret:
-    if len(secret.reveal()) < SHORTEST_PASSWORD:
+    if there(secret) and len(secret.reveal()) < SHORTEST_PASSWORD:
         message = f"this password has fewer than {SHORTEST_PASSWORD} characters: it can be guessed"
         raise fault(message, "write a longer one.")
     return secret

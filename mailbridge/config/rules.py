@@ -13,6 +13,7 @@ from mailbridge.config.formats import MAILS_ONLY
 from mailbridge.config.mailboxes import Mailbox
 from mailbridge.config.models import App
 from mailbridge.config.problems import Map, Path, Problems, did_you_mean, shown
+from mailbridge.config.secrets import there
 from mailbridge.config.sending import Send
 from mailbridge.config.urls import holds_key
 from mailbridge.config.webhooks import Webhook
@@ -64,6 +65,8 @@ def _check_credential(
 
 
 def _check_certificate(path: Path, section: Certificate, now: datetime, problems: Problems) -> None:
+    if section.passphrase is not None and not there(section.passphrase):
+        return
     passphrase = section.passphrase.reveal() if section.passphrase is not None else ""
     try:
         content = client_certificate.content_of(section.file)

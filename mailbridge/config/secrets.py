@@ -2,7 +2,9 @@
 
 A secret stands in the environment, in a file, or in systemd's credentials directory; the
 configuration only says where. Values are read when the configuration is loaded; what signs in
-reads those of files again, since they are replaced while the daemon runs.
+reads those of files again, since they are replaced while the daemon runs. A command that only asks
+the daemon needs none of them (``Reading.absent``): there one that cannot be read is a fault of
+whoever reveals it, and of nobody else.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from mailbridge.config.problems import Map, Problems, fault, looks_secret
+from mailbridge.errors import ConfigError, Problem
 
 #: bytes; a client secret has 40, a bearer token a few thousand
 MAX_SECRET = 64 * 1024
@@ -40,20 +43,32 @@ class Secret:
     """A value that no text shows: ``str`` and ``repr`` are ``***``; ``reveal`` gives it.
 
     ``place`` says where it stands, empty for one that stands in no file and no variable.
+    ``absent`` is why it could not be read, where that is no fault of the configuration.
     """
 
-    __slots__ = ("_again", "_value", "place")
+    __slots__ = ("_again", "_value", "absent", "place")
 
     def __init__(
-        self, value: str, *, place: str = "", again: Callable[[], str] | None = None
+        self,
+        value: str,
+        *,
+        place: str = "",
+        again: Callable[[], str] | None = None,
+        absent: Problem | None = None,
     ) -> None:
         """Keep ``value`` as it is; ``again`` reads it anew, and raises a fault when it cannot."""
         self._value = value
         self._again = again
         self.place = place
+        self.absent = absent
 
     def reveal(self) -> str:
-        """Return the value. Call it where it is sent, and keep it nowhere."""
+        """Return the value. Call it where it is sent, and keep it nowhere.
+
+        Raises ``ConfigError`` when it is ``absent``.
+        """
+        if self.absent is not None:
+            raise ConfigError([self.absent])
         return self._value
 
     def read_again(self) -> str | None:
@@ -142,6 +157,8 @@ class Reading:
     environ: Mapping[str, str] = field(repr=False)
     problems: Problems
     remember: Callable[[str], None]
+    #: secrets that cannot be read are left to whoever needs them
+    absent: bool = False
 
 
 def reading(info: ValidationInfo) -> Reading:
@@ -179,7 +196,26 @@ def resolve(value: Any, info: ValidationInfo) -> Secret:
     )
     again = functools.partial(_read, kind, name, value, later) if kind != "env" else None
     place = f"{kind} {context.base / name}" if kind == "file" else f"{kind} {name}"
-    return Secret(_read(kind, name, value, context), place=place, again=again)
+    try:
+        return Secret(_read(kind, name, value, context), place=place, again=again)
+    except PydanticCustomError as error:
+        if not context.absent or (kind == "env" and not _is_variable(name)):
+            raise
+        return Secret("", absent=_problem(error, context))
+
+
+def _problem(error: PydanticCustomError, context: Reading) -> Problem:
+    """Return what is said to whoever needs a secret that is not there."""
+    about = error.context or {}
+    message = f"this needs a secret, and {about['message']}"
+    return Problem(
+        file=context.problems.file, line=None, path="", message=message, fix=about["fix"]
+    )
+
+
+def there(secret: Secret | None) -> bool:
+    """Tell whether there is a secret, and a value of it to be judged."""
+    return secret is not None and secret.absent is None
 
 
 def _read(kind: str, name: str, value: dict[str, Any], context: Reading) -> str:
@@ -215,8 +251,12 @@ def _text(kind: str, name: str, value: dict[str, Any], context: Reading) -> str:
     return _from_file(Path(directory) / name, name, value, context, kind="credential")
 
 
+def _is_variable(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None and not looks_secret(name)
+
+
 def _from_environment(name: str, context: Reading) -> str:
-    if not _NAME.fullmatch(name) or looks_secret(name):
+    if not _is_variable(name):
         raise fault(
             "`env` takes the name of an environment variable, and this is none",
             "write {env: MAILBRIDGE_SECRET} and set that variable to the secret.",
@@ -270,7 +310,7 @@ def _start_of(path: Path) -> bytes:
 
 
 def _client_secret(secret: Secret) -> Secret:
-    if is_guid(secret.reveal().strip()):
+    if there(secret) and is_guid(secret.reveal().strip()):
         raise fault(
             "this looks like the secret's ID, not its value",
             "in Entra, Certificates & secrets, copy the column Value; it is shown only right "
@@ -280,6 +320,8 @@ def _client_secret(secret: Secret) -> Secret:
 
 
 def _signing_secret(secret: Secret) -> Secret:
+    if not there(secret):
+        return secret
     try:
         key = base64.b64decode(secret.reveal().removeprefix("whsec_"), validate=True)
     except (binascii.Error, ValueError):
@@ -293,6 +335,8 @@ def _signing_secret(secret: Secret) -> Secret:
 
 
 def _state_key(secret: Secret) -> Secret:
+    if not there(secret):
+        return secret
     try:
         key = base64.b64decode(secret.reveal(), validate=True)
     except (binascii.Error, ValueError):

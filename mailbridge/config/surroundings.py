@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from mailbridge.config.mailboxes import Mailbox
 from mailbridge.config.models import App
 from mailbridge.config.problems import Problems
+from mailbridge.config.secrets import there
 from mailbridge.config.webhooks import Webhook
 from mailbridge.log import register_secret
 from mailbridge.proxy.environment import Kind, from_environment
@@ -45,7 +46,7 @@ class Surroundings:
 
     def webhook(self, webhook: Webhook) -> Webhook:
         """Return the webhook with the proxy to its receiver."""
-        if "proxy" in webhook.model_fields_set:
+        if "proxy" in webhook.model_fields_set or not there(webhook.url):
             return webhook
         parts = urlsplit(webhook.url.reveal())
         kind: Kind = "http" if parts.scheme == "http" else "https"

@@ -14,7 +14,7 @@ from pydantic import ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from mailbridge.config.problems import fault
-from mailbridge.config.secrets import Secret, reading, resolve
+from mailbridge.config.secrets import Secret, reading, resolve, there
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -146,6 +146,8 @@ def database(value: Any, info: ValidationInfo) -> Secret:
     secret = resolve(value, info) if given else None
     if secret is None and not isinstance(value, str):
         raise fault("this is not the URL of a database", fix)
+    if secret is not None and not there(secret):
+        return secret
     url = secret.reveal() if secret is not None else value
     try:
         parts = urlsplit(url)

@@ -33,7 +33,7 @@ from mailbridge.config.formats import (
 )
 from mailbridge.config.problems import fault
 from mailbridge.config.proxies import ProxySetting
-from mailbridge.config.secrets import Secret, SigningSecret, reference_schema, resolve
+from mailbridge.config.secrets import Secret, SigningSecret, reference_schema, resolve, there
 from mailbridge.config.sections import Section, file_default
 from mailbridge.config.values import Certificates, PrivateKey, Size, whole
 
@@ -218,6 +218,8 @@ class Webhook(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Webhook:
+        if not there(self.url):
+            return self
         error = urls.webhook_fault(self.url.reveal(), allow_private=self.allow_private)
         if error is not None:
             context = error.context or {}
