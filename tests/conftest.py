@@ -85,5 +85,5 @@ def rng() -> random.Random:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """Give a private PostgreSQL server; each test creates a database of its own in it."""
-    with running_postgres() as server:
+    with running_postgres(fsync=False) as server:
         yield server

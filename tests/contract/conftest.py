@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +19,50 @@ from mailbridge.sandbox.tokens import SigningKey
 from mailbridge.store.store import Store
 from tests.conftest import Clock
 from tests.contract.imap_rigs import CyrusRig, DovecotRig, Rig, SandboxRig
+from tests.servers.postgres import Database, Postgres
 
 OpenStore = Callable[..., Awaitable[Store]]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Give the URL of a database that does not exist yet (SQLite) or is empty (PostgreSQL)."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/mailbridge.db"
-    made: str = request.getfixturevalue("postgres").create_database().url
+    """Give the URL of a database that does not exist yet (SQLite) or is empty (PostgreSQL).
+
+    For a test that asks for an open ``store`` the tables are there already, by a copy: to make
+    them takes longer than most of these tests.
+    """
+    sqlite = request.param == "sqlite"
+    file = tmp_path / "mailbridge.db"
+    if "store" not in request.fixturenames:
+        return f"sqlite:///{file}" if sqlite else request.getfixturevalue("postgres_url")
+    if sqlite:
+        shutil.copyfile(request.getfixturevalue("made_sqlite"), file)
+        file.chmod(0o600)
+        return f"sqlite:///{file}"
+    model = request.getfixturevalue("made_postgres")
+    made: str = request.getfixturevalue("postgres").create_database(model).url
     return made
+
+
+@pytest.fixture(scope="session")
+def made_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a SQLite file with our tables and nothing in them."""
+    file = tmp_path_factory.mktemp("made") / "mailbridge.db"
+    asyncio.run(_make_tables(f"sqlite:///{file}"))
+    return file
+
+
+@pytest.fixture(scope="session")
+def made_postgres(postgres: Postgres) -> Database:
+    """Give a PostgreSQL database with our tables and nothing in them."""
+    made = postgres.create_database()
+    asyncio.run(_make_tables(made.url))
+    return made
+
+
+async def _make_tables(url: str) -> None:
+    store = await Store.open(url, now=lambda: datetime.now(UTC), owner="made:1")
+    await store.close()
 
 
 @pytest.fixture
