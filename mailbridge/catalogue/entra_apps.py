@@ -139,7 +139,7 @@ _TENANT: Final = (
             9001023: "The grant type is not supported over the /common or /consumers endpoints.",
         },
         cause=Text(
-            en="the app is of one tenant, or signs in in a way, that needs the tenant's own "
+            en="the app belongs to one tenant, or signs in in a way that needs the tenant's own "
             "address",
             de="die App gehört zu einem Mandanten oder meldet sich auf eine Weise an, die dessen "
             "eigene Adresse braucht",

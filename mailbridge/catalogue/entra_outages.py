@@ -89,8 +89,8 @@ _ANSWERS: Final = (
         Text(
             en="msal, the library that asks for tokens, could not make sense of the login service: "
             "it cannot be reached, or what answers there is not Entra",
-            de="msal, die Bibliothek, die Token holt, wird aus dem Anmeldedienst nicht klug: er "
-            "ist nicht erreichbar, oder was dort antwortet, ist nicht Entra",
+            de="msal, die Bibliothek, die Token holt, kann mit der Antwort des Anmeldedienstes "
+            "nichts anfangen: er ist nicht erreichbar, oder was dort antwortet, ist nicht Entra",
         ),
         "Unable to get authority configuration for",
         fix=Text(

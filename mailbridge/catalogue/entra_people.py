@@ -58,9 +58,11 @@ _PASSWORDS: Final = (
             de="das Passwort des Kontos ist abgelaufen",
         ),
         fix=Text(
-            en="Set a new one. To keep it from expiring, in Microsoft Graph PowerShell: "
+            en="Set a new one, then store it where mailboxes.$mailbox.password points, or sign in "
+            "again: `$login`. To keep it from expiring, in Microsoft Graph PowerShell: "
             "`Update-MgUser -UserId $account -PasswordPolicies DisablePasswordExpiration`.",
-            de="Ein neues setzen. Damit es nicht mehr abläuft, in Microsoft Graph PowerShell: "
+            de="Ein neues setzen und dort ablegen, wohin mailboxes.$mailbox.password zeigt, oder "
+            "neu anmelden: `$login`. Damit es nicht mehr abläuft, in Microsoft Graph PowerShell: "
             "`Update-MgUser -UserId $account -PasswordPolicies DisablePasswordExpiration`.",
         ),
     ),

@@ -8,8 +8,10 @@ from mailbridge.catalogue.base import Entry, Text
 from mailbridge.catalogue.entra_rows import APP, row
 
 _REDIRECTS: Final = Text(
-    en=f"{APP.en} > Authentication > Web > Redirect URIs",
-    de=f"{APP.de} > Authentifizierung > Web > Umleitungs-URIs",
+    en=f"{APP.en} > Authentication > Redirect URIs, under Web (or Mobile and desktop applications, "
+    "for an app without a credential)",
+    de=f"{APP.de} > Authentifizierung > Umleitungs-URIs, unter „Web“ (oder „Mobilgerät- und "
+    "Desktopanwendungen“, bei einer App ohne Nachweis)",
 )
 _AGAIN: Final = Text(
     en="Sign in again, from the beginning and in one browser tab: `$login`.",

@@ -29,8 +29,10 @@ LOGS: Final = Text(
 
 #: a sign-in that depends on nobody's password, phone or attendance
 APPLICATION_ACCESS: Final = Text(
-    en="application access (`sign_in: application`) depends on nobody's password or phone",
-    de="Anwendungszugriff (`sign_in: application`) hängt von niemandes Passwort oder Telefon ab",
+    en="use application access (`sign_in: application`), which depends on nobody's password or "
+    "phone",
+    de="Anwendungszugriff nutzen (`sign_in: application`), der von niemandes Passwort oder Telefon "
+    "abhängt",
 )
 #: what a policy refuses to a person
 EXCLUDE: Final = Text(
