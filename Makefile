@@ -84,6 +84,7 @@ dist: dev ## build the sdist and the wheel into dist/
 	@$(BIN)/hatchling build
 
 docs: dev ## write what is generated in docs/ anew
+	@$(BIN)/python -m scripts.config_reference
 	@$(BIN)/python -m scripts.manual
 	@$(BIN)/python -m scripts.manual_log_events
 

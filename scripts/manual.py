@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from scripts import manual_markdown, manual_roff
+from scripts import manual_config, manual_markdown, manual_roff
 from scripts.manual_pages import commands
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +21,9 @@ def files() -> Mapping[str, str]:
     found = list(commands())
     return {
         "docs/man/mailbridge.1": manual_roff.page(found),
+        "docs/man/mailbridge.yaml.5": manual_config.page(
+            (ROOT / "docs/config.md").read_text(encoding="utf-8")
+        ),
         "docs/cli.md": manual_markdown.page(found),
         **{name: _script(shell) for shell, name in SHELLS.items()},
     }

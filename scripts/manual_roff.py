@@ -19,9 +19,9 @@ def _lines(found: Sequence[Command]) -> Iterator[str]:
     yield '.\\" made by `make docs` from the help texts of the commands; do not edit'
     yield '.TH MAILBRIDGE 1 "" mailbridge "mailbridge manual"'
     yield ".SH NAME"
-    yield f"mailbridge \\- {_text(TITLE)}"
+    yield f"mailbridge \\- {text(TITLE)}"
     yield ".SH SYNOPSIS"
-    yield f".B mailbridge\n{_text(program.usage)}"
+    yield f".B mailbridge\n{text(program.usage)}"
     yield ".SH DESCRIPTION"
     yield from _paragraphs(INTRO)
     yield ".SH OPTIONS"
@@ -38,35 +38,35 @@ def _lines(found: Sequence[Command]) -> Iterator[str]:
         ("FILES", FILES),
     ):
         yield f".SH {title}"
-        yield from _terms(Term(written=name, help=text) for name, text in terms)
+        yield from _terms(Term(written=name, help=words) for name, words in terms)
     yield ".SH SEE ALSO"
     yield ",\n".join(f".BR {name.replace('(', ' (')}" for name in SEE).replace(",\n", " ,\n")
 
 
 def _command(command: Command) -> Iterator[str]:
-    yield f'.SS "{_text(f"{command.name} {command.usage}")}"'
+    yield f'.SS "{text(f"{command.name} {command.usage}")}"'
     yield from _paragraphs(command.paragraphs)
     yield from _terms(command.terms)
 
 
 def _paragraphs(texts: Iterable[str]) -> Iterator[str]:
-    for number, text in enumerate(texts):
+    for number, paragraph in enumerate(texts):
         if number:
             yield ".PP"
-        yield _text(text)
+        yield text(paragraph)
 
 
 def _terms(terms: Iterable[Term]) -> Iterator[str]:
     for term in terms:
         yield ".TP"
-        yield f"\\fB{_text(term.written)}\\fR"
+        yield f"\\fB{text(term.written)}\\fR"
         # A term without any words still needs a line of its own.
-        yield _text(term.help) or "\\&"
+        yield text(term.help) or "\\&"
 
 
-def _text(text: str) -> str:
+def text(words: str) -> str:
     """Return a text with nothing in it that roff would obey; `code` becomes bold."""
-    text = text.replace("\\", "\\e").replace("-", "\\-").replace('"', "\\(dq")
-    text = re.sub(r"`([^`]*)`", r"\\fB\1\\fR", text)
-    text = re.sub("[^\x00-\x7f]", lambda match: f"\\[u{ord(match[0]):04X}]", text)
-    return f"\\&{text}" if text.startswith((".", "'")) else text
+    made = words.replace("\\", "\\e").replace("-", "\\-").replace('"', "\\(dq")
+    made = re.sub(r"`([^`]*)`", r"\\fB\1\\fR", made)
+    made = re.sub("[^\x00-\x7f]", lambda match: f"\\[u{ord(match[0]):04X}]", made)
+    return f"\\&{made}" if made.startswith((".", "'")) else made

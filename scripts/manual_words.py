@@ -42,4 +42,4 @@ FILES: Final = (
     ("/etc/mailbridge/mailbridge.yaml", "The configuration, if there is none in that place."),
     ("mailbridge.db", "The database: mail, deliveries, log. In the state directory."),
 )
-SEE: Final = ("systemd.service(5)", "systemd.exec(5)", "sendmail(8)")
+SEE: Final = ("mailbridge.yaml(5)", "systemd.service(5)", "systemd.exec(5)", "sendmail(8)")

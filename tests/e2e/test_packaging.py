@@ -77,6 +77,7 @@ def test_the_wheel_is_complete(dist: dict[str, Path]) -> None:
     assert "mailbridge/store/migrations/script.py.mako" in package
     assert share == {
         "share/man/man1/mailbridge.1",
+        "share/man/man5/mailbridge.yaml.5",
         "share/bash-completion/completions/mailbridge",
         "share/fish/vendor_completions.d/mailbridge.fish",
         "share/zsh/site-functions/_mailbridge",
