@@ -108,6 +108,14 @@ _UNMARKED: Final = (
 _MARKED: Final = sa.select(deliveries.c.pk).where(_OPEN, deliveries.c.sink == _SINK).limit(STEP)
 
 
+def kept(connection: sa.Connection, sink: str) -> bool:
+    """Tell whether a sink keeps the order."""
+    return (
+        connection.execute(sa.select(meta.c.key).where(meta.c.key == _KEY + sink)).scalar()
+        is not None
+    )
+
+
 def one_at_a_time(connection: sa.Connection, sink: str) -> None:
     """Let no other host claim for this sink until the transaction ends.
 
@@ -126,8 +134,7 @@ def keep(connection: sa.Connection, sink: str, *, strict: bool) -> bool:
     be passed over.
     """
     key = _KEY + sink
-    there = connection.execute(sa.select(meta.c.key).where(meta.c.key == key)).scalar() is not None
-    if there != strict:
+    if kept(connection, sink) != strict:
         if connection.dialect.name == "postgresql":
             # Whoever is adding deliveries now may not have seen the change: wait for him.
             connection.execute(sa.text("LOCK TABLE deliveries IN SHARE ROW EXCLUSIVE MODE"))
