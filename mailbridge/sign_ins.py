@@ -249,6 +249,7 @@ class SignIns:
             login=f"mailbridge login {name}",
             client_id=app.client_id,
             mailbox=name,
+            mailbox_address=mailbox.address,
         )
 
     def _registration(self, name: str) -> Registration:

@@ -57,12 +57,14 @@ class Account:
     #: for what is told of an error: the registration, and the mailbox that the account is for
     client_id: str = ""
     mailbox: str = ""
+    mailbox_address: str = ""
     explain: Callable[[Mapping[str, Any]], MailbridgeError] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Make what explains Entra's refusals of this account."""
         ids = Ids(
             mailbox=self.mailbox,
+            address=self.mailbox_address,
             account=self.address,
             app=self.app,
             tenant=self.tenant_id,

@@ -77,7 +77,7 @@ def _stands(case: Case, standing: Standing) -> str:
     if standing.state in {"unknown", "ok"} or not standing.code.startswith(("AADSTS", "entra.")):
         return ""  # it did not come to a token, or came to one
     passes = case.row.fact == "T" or case.row.code == _BUG_THAT_PASSES
-    if standing.code != case.row.code or not standing.fix:
+    if standing.code != case.row.code or not standing.fix or "<" in standing.fix:
         return f"the daemon says {standing.code}, {standing.fix!r}"
     if (standing.state == "temporarily_unavailable") != passes:
         return f"the daemon takes it for {standing.state}"
