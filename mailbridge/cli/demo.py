@@ -10,6 +10,7 @@ import asyncio
 import random
 import shutil
 import tempfile
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from email import message_from_bytes
@@ -35,6 +36,10 @@ EVERY: Final = "5s"
 #: seconds until an undelivered mail makes ``--once`` fail
 PATIENCE: Final = 60.0
 NAMES: Final = ("alarm", "leitstelle", "technik", "verwaltung")
+#: who gets the mail that is sent
+NEIGHBOUR: Final = "leitstelle@nachbarort.example"
+#: seconds between two looks at what became of it
+LOOK_EVERY: Final = 0.1
 
 
 async def show(*, once: bool, mailboxes: int, messages: int, options: Context) -> bool:
@@ -66,6 +71,8 @@ class _Stage:
         self.tenant, self.receiver, self.boxes, self.home = tenant, receiver, boxes, home
         self.sent: dict[str, datetime] = {}
         self.shown: set[str] = set()
+        #: whether the one mail by SMTP was sent; ``None`` while nobody knows
+        self.handed_over: bool | None = None
         self.news = asyncio.Event()
         self.rng = random.Random()  # noqa: S311 - which alarms are made up is no secret
         receiver.on_request = self._show
@@ -90,6 +97,7 @@ class _Stage:
             every=EVERY,
             pop3=[box.address for box in boxes[1::2]],
             push=True,
+            send=[boxes[0].address],
         )
         (home / "mailbridge.yaml").write_text(text)
         _introduce(tenant, receiver, home, boxes)
@@ -112,6 +120,7 @@ class _Stage:
     ) -> bool:
         """Let mails arrive: the first before anybody looks, the others while it runs."""
         stopped = asyncio.create_task(stop.wait())
+        sending = asyncio.create_task(self._send())
         try:
             for number in range(messages):
                 self._deliver(number)
@@ -129,6 +138,47 @@ class _Stage:
             return delivered
         finally:
             stopped.cancel()
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+
+    async def _send(self) -> None:
+        """Queue one mail, as `mailbridge send` does, and show when the server has it."""
+        from mailbridge.http.control import ask, socket_path
+
+        path = socket_path(f"sqlite:///{self.home}/mailbridge.db", {})
+        request = {
+            "from": self.boxes[0].address.partition("@")[0],
+            "to": NEIGHBOUR,
+            "subject": "Einsatz \u00fcbernommen",
+            "text": "LZ 1 ist unterwegs.",
+        }
+        asked = {"via": "cli", "request": request, "key": "demo"}
+        while (taken := await ask(path, "send", asked)) is None:  # noqa: ASYNC110 - it starts
+            await asyncio.sleep(LOOK_EVERY)
+        queued = datetime.now(UTC)
+        while True:
+            answer = await ask(path, "send-status", {"id": taken["id"]})
+            found = (answer or {}).get("send") or {"state": "queued"}
+            if found["state"] in {"sent", "partly", "failed", "held"}:
+                break
+            await asyncio.sleep(LOOK_EVERY)
+        self.handed_over = found["state"] == "sent"
+        self._show_sent(found, request["subject"], queued)
+        self.news.set()
+
+    def _show_sent(self, found: Mapping[str, Any], subject: str, queued: datetime) -> None:
+        if not self.handed_over:
+            say(f"  {found['id']} was not sent: {found['reason'] or found['reply']}")
+            return
+        ended = datetime.fromisoformat(found["ended_at"])
+        typer.secho(f"  {ended:%H:%M:%S}  ", nl=False, dim=True)
+        typer.secho("250 ", fg="green", nl=False)
+        typer.secho(f"{subject}, sent by SMTP", bold=True)
+        line = f"{self.boxes[0].address} > {NEIGHBOUR}, STARTTLS and XOAUTH2"
+        typer.secho(f"            {line}", dim=True)
+        seconds = max(0.0, (ended - queued).total_seconds())
+        note = f"{found['id']}, {seconds:.1f} s after it was queued; {escape(found['reply'])[:60]}"
+        typer.secho(f"            {note}", dim=True)
 
     def _deliver(self, number: int) -> None:
         from mailbridge.sandbox.alarms import alarm_mail
@@ -141,7 +191,7 @@ class _Stage:
 
     async def _all_delivered(self, *tasks: asyncio.Task[Any]) -> bool:
         deadline = asyncio.get_running_loop().time() + PATIENCE
-        while len(self.shown) < len(self.sent):
+        while len(self.shown) < len(self.sent) or self.handed_over is None:
             left = deadline - asyncio.get_running_loop().time()
             self.news.clear()
             news = asyncio.create_task(self.news.wait())
@@ -149,9 +199,14 @@ class _Stage:
             news.cancel()
             if left <= 0 or any(task.done() for task in tasks):
                 break
-        return self.shown >= self.sent.keys()
+        return self.shown >= self.sent.keys() and self.handed_over is True
 
     def _show(self, request: Received) -> None:
+        if request.type == "send.sent" and request.accepted:
+            typer.secho(f"  {request.at:%H:%M:%S}  ", nl=False, dim=True)
+            typer.secho("200 ", fg="green", nl=False)
+            typer.secho("send.sent, told to the webhook too", dim=True)
+            return
         if request.type != "mail.received" or not request.accepted:
             problem = request.problem or f"answered {request.status}"
             say(f"  {request.type or 'a request'}: {problem}")
@@ -183,12 +238,15 @@ class _Stage:
         colour = "green" if delivered else "red"
         total = len(self.sent)
         text = f"  {total} mails sent, {total - lost} delivered, {lost} lost, {doubled} doubled"
+        text += f"; {int(self.handed_over is True)} of 1 sent by SMTP"
         typer.secho(text, fg=colour, bold=True)
         if not goes_on:
             return
         config = self.home / "mailbridge.yaml"
         say("  While it runs, try in another terminal:")
-        for command in ("status", "log", "test-mailbox --all"):
+        sender = self.boxes[0].address.partition("@")[0]
+        send = f"send --from {sender} --to {NEIGHBOUR} --subject Test --wait"
+        for command in ("status", "log", "test-mailbox --all", send):
             say(f"    .venv/bin/mailbridge --config {config} {command}")
         say()
 
@@ -202,10 +260,11 @@ def _introduce(tenant: Tenant, receiver: Receiver, home: Path, boxes: list[Mailb
     say(f"                    {imap}  (Exchange), {pushed} mailbox(es), by push")
     if polled:
         say(f"                    {pop3}  (Exchange), {polled} mailbox(es), every {EVERY}")
+    say(f"                    smtp://localhost:{tenant.smtp.port}  (Exchange), STARTTLS")
     say(f"  webhook receiver  {receiver.url}  (checks every signature)")
     say(f"  database          {home}/mailbridge.db  (SQLite, every commit flushed)")
     say()
-    say("Alarm mails arrive; each webhook request as it lands:")
+    say("Alarm mails arrive; each webhook request as it lands, and one mail as it is sent:")
 
 
 async def _either(*tasks: asyncio.Task[Any], seconds: float) -> bool:
@@ -241,6 +300,7 @@ async def keep_sandbox(config_out: Path | None) -> None:
         say(f"Entra     {tenant.entra.authority}")
         say(f"IMAP      localhost:{tenant.imap.port}, implicit TLS, XOAUTH2")
         say(f"POP3      localhost:{tenant.pop3.port}, implicit TLS, XOAUTH2")
+        say(f"SMTP      localhost:{tenant.smtp.port}, STARTTLS, XOAUTH2")
         say(f"CA        {tenant.ca_file}")
         say(f"webhook   {receiver.url}")
         if config_out is not None:
@@ -261,5 +321,11 @@ def _write_config(tenant: Tenant, receiver: Receiver, file: Path, secret: str) -
     from mailbridge.sandbox.config_text import config_for
 
     state = file.absolute().parent / f"{file.stem}.state"
-    text = config_for(tenant, webhook_url=receiver.url, state_dir=state, signing_secret=secret)
+    text = config_for(
+        tenant,
+        webhook_url=receiver.url,
+        state_dir=state,
+        signing_secret=secret,
+        send=list(tenant.exchange.mailboxes),
+    )
     file.write_text(text)

@@ -2,9 +2,8 @@
 
 A secret stands in the environment, in a file, or in systemd's credentials directory; the
 configuration only says where. Values are read when the configuration is loaded; what signs in
-reads those of files again, since they are replaced while the daemon runs. A command that only asks
-the daemon needs none of them (``Reading.absent``): there one that cannot be read is a fault of
-whoever reveals it, and of nobody else.
+reads those of files again, since they are replaced while the daemon runs. For a command that only
+asks the daemon (``Reading.absent``) one that cannot be read is a fault of whoever reveals it.
 """
 
 from __future__ import annotations
@@ -63,10 +62,7 @@ class Secret:
         self.absent = absent
 
     def reveal(self) -> str:
-        """Return the value. Call it where it is sent, and keep it nowhere.
-
-        Raises ``ConfigError`` when it is ``absent``.
-        """
+        """Return the value, to send and not to keep; ``ConfigError`` when it is ``absent``."""
         if self.absent is not None:
             raise ConfigError([self.absent])
         return self._value
