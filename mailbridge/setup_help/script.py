@@ -21,6 +21,7 @@ _EXCHANGE: Final = {
     "china": "O365China",
 }
 _GRAPH: Final = {"usgov": "USGov", "usgov-dod": "USGovDoD", "china": "China"}
+_SMTP_OFF: Final = "SmtpClientAuthenticationDisabled"
 #: Office 365 Exchange Online, the same in every tenant
 EXCHANGE_APP: Final = "00000002-0000-0ff1-ce00-000000000000"
 
@@ -214,29 +215,34 @@ def _checks(needs: Needs, language: Language) -> Iterator[str]:
     if needs.application:
         yield (
             "Get-ServicePrincipal | Where-Object { $_.AppId -eq $AppId } "
-            "| Format-List DisplayName, AppId, ObjectId"
+            f"| {_shown('DisplayName', 'AppId', 'ObjectId')}"
         )
     if needs.application or needs.shared:
         yield (
             f"Get-MailboxPermission -Identity $Mailbox -User {who} "
-            "| Format-List Identity, User, AccessRights"
+            f"| {_shown('Identity', 'User', 'AccessRights')}"
         )
     for sender in _senders(needs):
         yield (
             f"Get-RecipientPermission -Identity {sender} -Trustee {who} "
-            "| Format-List Identity, Trustee, AccessRights"
+            f"| {_shown('Identity', 'Trustee', 'AccessRights')}"
         )
-    shown = "ImapEnabled, PopEnabled, SmtpClientAuthenticationDisabled"
-    yield f"Get-CASMailbox -Identity $Mailbox | Format-List {shown}"
+    shown = _shown("ImapEnabled", "PopEnabled", _SMTP_OFF)
+    yield f"Get-CASMailbox -Identity $Mailbox | {shown}"
     if needs.sends and needs.shared:
-        yield "Get-CASMailbox -Identity $Account | Format-List SmtpClientAuthenticationDisabled"
+        yield f"Get-CASMailbox -Identity $Account | {_shown(_SMTP_OFF)}"
     if needs.sends:
         yield comment(script_word("tenant_switch", language))
-        yield "Get-TransportConfig | Format-List SmtpClientAuthenticationDisabled"
+        yield f"Get-TransportConfig | {_shown(_SMTP_OFF)}"
     if needs.sends and needs.application:
         yield comment(script_word("rbac", language))
         yield (
             "Test-ServicePrincipalAuthorization -Identity $ObjectId -Resource $Mailbox "
             "-ErrorAction Continue | Format-Table"
         )
-    yield comment(script_word("then", language, name=needs.name))
+    yield f"Write-Host {quoted(script_word('then', language, name=needs.name))}"
+
+
+def _shown(*names: str) -> str:
+    """Return the end of a line that prints these properties; quoted, any parser reads them."""
+    return f"Format-List -Property {', '.join(map(quoted, names))}"
