@@ -98,9 +98,12 @@ class Authority:
 
     @staticmethod
     def _builder(
-        subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+        subject: x509.Name,
+        issuer: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        shifted: timedelta = timedelta(0),
     ) -> x509.CertificateBuilder:
-        start = datetime.now(UTC) - _BACKDATE
+        start = datetime.now(UTC) - _BACKDATE + shifted
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -116,13 +119,18 @@ class Authority:
         """The CA certificate as PEM."""
         return self._certificate.public_bytes(Encoding.PEM)
 
-    def issue(self, names: Sequence[str] = LOOPBACK_NAMES) -> tuple[bytes, bytes]:
-        """Return certificate and private key (PEM) of a server known by these names."""
+    def issue(
+        self, names: Sequence[str] = LOOPBACK_NAMES, *, shifted: timedelta = timedelta(0)
+    ) -> tuple[bytes, bytes]:
+        """Return certificate and private key (PEM) of a server known by these names.
+
+        With ``shifted`` its time of 90 days lies so much later (or, negative, earlier).
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         certificate = (
-            self._builder(_name(names[0]), self._certificate.subject, key.public_key())
+            self._builder(_name(names[0]), self._certificate.subject, key.public_key(), shifted)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_SIGN_HANDSHAKES, critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

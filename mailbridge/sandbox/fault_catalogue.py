@@ -103,6 +103,11 @@ CATALOGUE: Final[Mapping[str, Kind]] = {
         uid=None,
         hang_up=True,
     ),
+    "imap.reply": _kind(
+        "this answers the command; then BYE if hang_up",
+        text="BAD Command Argument Error. 11",
+        hang_up=False,
+    ),
     "imap.bye_on_command": _kind("BYE instead of an answer", text="Connection closed. 14"),
     "imap.reason_before_bye": _kind(
         "the reason, untagged, then * BYE Connection closed. 14",
@@ -168,6 +173,10 @@ CATALOGUE: Final[Mapping[str, Kind]] = {
     "pop3.new_front_end": _kind("greeting and token limit of the front end seen since 2025-07"),
     "pop3.pipelining": _kind("CAPA offers PIPELINING, which Exchange does not"),
     "pop3.auth_failed": _kind("-ERR Authentication failure: unknown user name or bad password."),
+    "pop3.credential_reply": _kind(
+        "this answers the credential, then the end",
+        text="Protocol error. Connection is closed. 10",
+    ),
     "pop3.throttled": _kind(
         "once the mailbox has sent so many commands, sign-in is answered -ERR Logon failure: "
         "unknown user name or bad password.",

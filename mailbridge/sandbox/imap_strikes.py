@@ -73,6 +73,11 @@ async def _answered(session: Session, command: Command) -> bool:
     if fault := _strike(session, "imap.throttled", command):
         await throttle(session, fault, tag=command.tag, name=command.name)
         return True
+    if fault := _strike(session, "imap.reply", command):
+        await session.wire.send(f"{command.tag} {fault['text']}\r\n".encode())
+        if fault["hang_up"]:
+            await session.bye(CLOSED)
+        return True
     if fault := _strike(session, "imap.server_unavailable", command):
         await unavailable(session, fault, tag=command.tag)
         return True

@@ -87,6 +87,9 @@ async def _xoauth2(session: Session, credential: bytes) -> None:
         or server.faults.take("pop3.auth_failed", mailbox=address, command="AUTH")
     ):
         await _refuse(session, _REFUSED)
+    elif fault := server.faults.take("pop3.credential_reply", mailbox=address, command="AUTH"):
+        server.refusals += 1
+        await session.hang_up(fault["text"])
     elif _throttled(session, address):
         await _refuse(session, _LOGON_FAILURE)
     elif _crowded(session, address):

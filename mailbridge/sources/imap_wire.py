@@ -57,6 +57,7 @@ class Wire(imaplib.IMAP4):
         self.changes = 0
         #: read from the socket by somebody else and not used
         self._held = b""
+        self._greeted = False
         #: seconds; the socket's time limit while it is lent
         self._patience: float | None = None
         super().__init__(host, port, timeout)
@@ -127,17 +128,25 @@ class Wire(imaplib.IMAP4):
         self._count(len(data))
         return data
 
+    def _get_response(self) -> Any:
+        if self._greeted:
+            return super()._get_response()  # type: ignore[misc]  # typeshed hides it
+        self._greeted = True
+        try:
+            # imaplib takes the plus of a POP3 greeting for a wish to go on.
+            self._held = self.readline()
+        except TimeoutError:
+            raise NoGreeting from None
+        if self._held and not self._held.startswith(b"* "):
+            raise self.abort(f"unexpected response: {self._held!r}")
+        return super()._get_response()  # type: ignore[misc]  # typeshed hides it
+
     def readline(self) -> bytes:
         """Read one line."""
         held, end, self._held = self._held.partition(b"\n")
         line = held + end
         if not end:
-            try:
-                line += self._stream().readline(LONGEST_LINE + 1)
-            except TimeoutError:
-                if not hasattr(self, "welcome"):
-                    raise NoGreeting from None
-                raise
+            line += self._stream().readline(LONGEST_LINE + 1)
         if len(line) > LONGEST_LINE:
             raise self.abort("literal of a line is too large")
         self._count(len(line))

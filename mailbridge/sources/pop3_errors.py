@@ -169,7 +169,7 @@ def _pause(text: str) -> float:
 
 def no_xoauth2(refused: Refused) -> MailbridgeError:
     """Return what it means that ``AUTH XOAUTH2`` was refused before any credential was sent."""
-    if refused.transient:
+    if refused.transient or refused.code != "pop3.refused":
         return refused
     return SignInRejected(
         f"the server does not take XOAUTH2 here: {refused}",
