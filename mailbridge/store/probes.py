@@ -8,7 +8,7 @@
 
 A mail is recognised in the transaction that accepts it: by its nonce, its Message-ID and the
 mailbox, and once. So a crash leaves it accepted as the test that it is, or not accepted at all,
-and a copy, whoever made it, finds its row taken and is a mail like any other.
+and a copy finds its row taken and is a mail like any other, unless we have sent it again ourselves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mailbridge.store.dialect import chunks, insert
 from mailbridge.store.enqueue import PING, Event
 from mailbridge.store.outages import Run
 from mailbridge.store.rows import Answer, ProbeOutcome, ProbeRow
-from mailbridge.store.tables import deliveries, moment, moment_or_none, probes
+from mailbridge.store.tables import deliveries, moment, moment_or_none, probes, sends
 
 #: how long a test mail is waited for; later it is a mail like any other
 KEPT: Final = timedelta(days=7)
@@ -129,6 +129,7 @@ def _expect(connection: sa.Connection, test: Expected, now: int) -> bool:
         "scheduled": int(test.scheduled),
         "begun_at": now,
         "due_at": now + micros_of(test.within),
+        "copies": 0,
     }
     # Of the hosts that share a database, one begins the probe that all of them have scheduled.
     new = insert(connection.dialect.name, probes).values(row).on_conflict_do_nothing()
@@ -165,12 +166,41 @@ def recognise(
                 probes.c.seen_at.is_(None),
                 probes.c.begun_at > now - micros_of(KEPT),
             )
-            .values(seen_at=now, message=key)
+            .values(seen_at=now, message=key, copies=1)
             .returning(probes.c.webhooks)
         ).scalar_one_or_none()
         if taken is not None:
             found[key] = tuple(orjson.loads(taken))
+        elif _ours_again(connection, mailbox, nonce, message_id):
+            found[key] = ()
     return found
+
+
+def _ours_again(connection: sa.Connection, mailbox: str, nonce: str, message_id: str) -> bool:
+    """Tell whether we may have sent a test mail that has arrived once more.
+
+    When a server's answer to the final dot is lost, the mail is sent again, and may come twice:
+    nobody is to be woken by that. It has to be a probe's, tried more often than it has arrived.
+    """
+    known = sa.exists().where(
+        probes.c.nonce == nonce,
+        probes.c.mailbox == mailbox,
+        probes.c.message_id == message_id,
+        probes.c.copies < _tried(mailbox, message_id).scalar_subquery(),
+    )
+    copied = probes.update().where(probes.c.nonce == nonce, known)
+    return bool(connection.execute(copied.values(copies=probes.c.copies + 1)).rowcount)
+
+
+def _tried(mailbox: str, message_id: str) -> sa.Select[int]:
+    """Return how often a mail was given to a server, the present time included."""
+    present = sa.case((deliveries.c.state == DeliveryState.CLAIMED.value, 1), else_=0)
+    bare = message_id.removeprefix("<").removesuffix(">")
+    return (
+        sa.select(sa.func.coalesce(sa.func.max(deliveries.c.attempts + present), 0))
+        .join_from(sends, deliveries, deliveries.c.send == sends.c.pk)
+        .where(sends.c.message_id == bare, sends.c.mailbox == mailbox, sends.c.via == "probe")
+    )
 
 
 def tell(

@@ -502,6 +502,8 @@ probes: Final = sa.Table(
     # when it was accepted, and the id of the message; only the first mail counts
     sa.Column("seen_at", sa.BigInteger),
     sa.Column("message", sa.Text),
+    # how often it has arrived: sent again after a lost answer it may come twice
+    sa.Column("copies", sa.Integer, nullable=False),
     # passed, missed, late (passed after all) or void (nobody waits for it any more); NULL: open
     sa.Column("outcome", sa.Text),
     sa.Column("ended_at", sa.BigInteger),

@@ -6,18 +6,22 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from mailbridge.model import (
     Accepted,
     Batch,
+    Deferred,
     Delivered,
     Delivery,
     Done,
     Notice,
+    Outgoing,
     RawMessage,
     Resolution,
+    Retry,
     Step,
 )
 from mailbridge.retry import too_old
@@ -48,16 +52,16 @@ def expected(mail: MarkedMail, **changes: object) -> Expected:
     return replace(made, **changes)  # type: ignore[arg-type]  # a test names what it changes
 
 
-def arrived(one: MarkedMail, uid: int, **where: object) -> RawMessage:
+def arrived(one: MarkedMail, uid: int) -> RawMessage:
     raw = b"Received: from somewhere\r\n" + one.raw
-    return RawMessage(ref=ref(uid, **where), raw=raw, received_at=NOON)  # type: ignore[arg-type]  # a place
+    return RawMessage(ref=ref(uid), raw=raw, received_at=NOON)
 
 
 def marks(*messages: RawMessage) -> Mapping[str, str]:
     return {one.ref.message_id: mark_of(one.raw) or "" for one in messages}
 
 
-async def take(store: Store, *messages: RawMessage, **more: object) -> Accepted:
+async def take(store: Store, *messages: RawMessage, **more: Any) -> Accepted:
     made: Batch = batch(*messages, sinks=("erp", "siren"), marks=marks(*messages), **more)
     return await store.accept(made, address=ADDRESS, settles=True)
 
@@ -76,6 +80,37 @@ async def test_a_test_mail_is_recognised_once(store: Store) -> None:
     assert states == {1: "test", 2: "accepted", 3: "accepted"}
     assert sorted(await kinds(store, "erp")) == ["mail.received"] * 2 + ["test.ping"]
     assert await kinds(store, "siren") == ["mail.received"] * 2
+
+
+async def test_a_mail_that_was_sent_twice_is_no_alarm(store: Store, clock: Clock) -> None:
+    """After a lost answer our own second copy is a test, too; a third is a mail like any other."""
+    one = marked()
+    await store.probes.expect(expected(one))
+    await store.sends.accept(
+        Outgoing(
+            id="out_" + "A" * 26,
+            mailbox="alarm",
+            sender=ADDRESS,
+            recipients=(ADDRESS,),
+            message_id=one.message_id,
+            raw=one.raw,
+            via="probe",
+        )
+    )
+    [first] = await claim(store, "send:alarm")
+    assert (await take(store, arrived(one, 1))).tests == 1
+    lost = Resolution(
+        delivery=first,
+        outcome=Deferred(reason="lost"),
+        decision=Retry(due_at=clock()),
+        started_at=clock(),
+        seconds=1.0,
+    )
+    await store.resolve([lost])
+    assert [mail.send is not None for mail in await claim(store, "send:alarm")] == [True]
+    assert (await take(store, arrived(one, 2), arrived(one, 3))).tests == 1
+    assert await kinds(store, "siren") == ["mail.received"]
+    assert sorted(await kinds(store, "erp")) == ["mail.received", "test.ping"]
 
 
 @pytest.mark.parametrize(

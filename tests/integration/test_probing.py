@@ -122,12 +122,14 @@ async def test_a_probe_goes_the_whole_way(site: Site) -> None:
         [mail] = [one for one in site.tenant.smtp.mails if mark_of(one.raw)]
         trace = await daemon.store.trace(ping["data"]["id"])
         log = await log_of(daemon)
+        sending = await site.office.row()
         again = await daemon.store.replay(mailbox="alarm", sinks=["siren"])
         pinged = await daemon.store.replay([ping["data"]["id"]], sinks=["siren", "receiver"])
         siren = [one for one in await daemon.store.deliveries() if one.sink == "siren"]
     jsonschema.validate(ping, event_schema("test.ping"))
     stages = row["probe"]["stages"]
     assert list(mail.recipients) == [ADDRESS]
+    assert sending["remaining"] == {"messages": 29, "recipients": 9999}
     assert 0 <= stages["sent"] <= stages["delivered"] >= stages["seen"] >= 0
     assert (row["state"], row["last_message"]) == ("ok", None)
     assert log == [("alarm", "test")]
@@ -349,7 +351,8 @@ async def test_an_announced_test_mail_is_told_as_one(site: Site) -> None:
     assert [one["webhook"] for one in state["test"]["webhooks"]] == ["receiver"]
     assert unknown == {"test": None}
     assert log == [("alarm", "test")]
-    assert site.siren.requests == site.heard("mail.received") == []
+    assert site.siren.requests == []
+    assert site.heard("mail.received") == []
     assert daemon.health.probes["alarm"].counts == {}
 
 

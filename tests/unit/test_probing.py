@@ -91,11 +91,11 @@ class Rig:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Probing]:
-        sends = SimpleNamespace(find=self._find)
+        sends: Any = SimpleNamespace(find=self._find)
         around = Surroundings(
             config=lambda: self.config,
             store=self.store.probes,
-            sends=sends,  # type: ignore[arg-type]  # one method is asked
+            sends=sends,
             health=self.health,
             listeners=self.listeners,
             wake=lambda: None,

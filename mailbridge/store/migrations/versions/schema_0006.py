@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.Column("due_at", sa.BigInteger(), nullable=False),
         sa.Column("seen_at", sa.BigInteger()),
         sa.Column("message", sa.Text()),
+        sa.Column("copies", sa.Integer(), nullable=False),
         sa.Column("outcome", sa.Text()),
         sa.Column("ended_at", sa.BigInteger()),
         sa.Column("found", sa.Text()),
