@@ -1,7 +1,8 @@
 """The words on the pages of a sign-in, English and German.
 
-Errors of the sign-in itself are told in German by their codes; what has no German words is shown
-in English. Backticks mark a command.
+Errors of the sign-in itself are told in German by their codes: here with what a browser can do
+about them, else in the words of the catalogue; what has none is shown in English. Backticks mark a
+command.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Final, Literal
 
+from mailbridge.catalogue.base import Ids
+from mailbridge.catalogue.lookup import CATALOGUE, explain
 from mailbridge.errors import MailbridgeError
 
 Language = Literal["en", "de"]
@@ -278,8 +281,12 @@ def word(lang: Language, key: str, **values: str) -> str:
 
 def told(lang: Language, error: MailbridgeError, **values: str) -> tuple[str, str, str]:
     """Return cause, fix and the original message of an error; no message where it is the cause."""
-    german = _TOLD.get(error.code) if lang == "de" else None
-    if german is None:
-        return str(error), error.fix, ""
-    cause, fix = german
-    return cause.format(**values), fix.format(**values), str(error)
+    if lang == "de" and (german := _TOLD.get(error.code)) is not None:
+        cause, fix = german
+        return cause.format(**values), fix.format(**values), str(error)
+    if lang == "de" and error.code in CATALOGUE:
+        known = {name: values.get(name, "") for name in ("account", "app", "mailbox")}
+        login = f"mailbridge login {known['mailbox']} --web"
+        ids = Ids(**known, login=login, sign_in="delegated")
+        return *explain(error.code, ids, "de"), str(error)
+    return str(error), error.fix, ""

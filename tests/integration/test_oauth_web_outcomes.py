@@ -382,3 +382,16 @@ def test_what_people_are_refused_for_has_german_words() -> None:
         if number != 70043:  # told when a token is refreshed, not in a browser
             assert told("de", error, **values)[0] != "in English", number
         assert told("en", error, **values) == ("in English", "Mend it.", "")
+
+
+@pytest.mark.parametrize("number", sorted(PEOPLE))
+def test_every_refusal_of_a_person_is_told_in_german(number: int) -> None:
+    """What has no words of its own on the page has those of the catalogue, ids filled in."""
+    error = SignInRejected("in English", code=f"AADSTS{number}", fix="Mend it.")
+    cause, fix, said = told("de", error, account=ADDRESS, mailbox="alarm", app="web")
+
+    assert said == "in English"
+    assert cause not in {"", said}
+    assert fix
+    assert "$" not in cause + fix
+    assert "{" not in cause + fix
