@@ -240,9 +240,9 @@ def keys() -> frozenset[str]:
 
 
 def exists(name: str) -> bool:
-    """Tell whether the code knows an event, or puts a code together out of its two parts."""
-    first, _, second = name.partition(".")
-    return name in literals() or {f"{first}.", second} <= literals()
+    """Tell whether the code knows an event, or the second part of a code put together of two."""
+    second = name.partition(".")[2]
+    return name in literals() or bool({second, f".{second}"} & literals())
 
 
 @cache
@@ -317,3 +317,18 @@ def test_both_languages_say_to_do_the_same(english: str, german: str) -> None:
     """The German quick start has the same commands and the same file, in the same order."""
     assert what_is_done(ROOT / german) == what_is_done(ROOT / english)
     assert len(what_is_done(ROOT / english)) > 50
+
+
+def figures(text: str, *, german: bool) -> set[str]:
+    """Return the numbers of a text, as English writes them."""
+    found = set(re.findall(r"(?<![\w.,])\d+(?:[.,]\d+)*(?![\w])", text))
+    return {one.translate(str.maketrans(".,", ",.")) for one in found} if german else found
+
+
+def test_the_german_readme_has_no_figures_of_its_own() -> None:
+    """What was measured anew changes both pages, or this test says where they differ."""
+    english = figures((ROOT / "README.md").read_text("utf-8"), german=False)
+    german = (ROOT / "README.de.md").read_text("utf-8").partition("## Gemessen")[2]
+    measured = german.partition("\n## ")[0]
+    assert sorted(figures(measured, german=True) - english) == []
+    assert len(figures(measured, german=True)) > 25
