@@ -24,7 +24,8 @@ PREFIX: Final = "mailbridge-test-"
 _SECONDS: Final = 60
 #: SIGRTMIN+4 asks systemd to power off
 _POWER_OFF: Final = signal.SIGRTMIN + 4
-_JOIN: Final = """
+#: goes into control groups, up to --, and becomes the command behind it
+JOIN: Final = """
 while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs"; shift; done
 shift
 exec "$@"
@@ -73,7 +74,7 @@ def booted(root: Path, checkout: Path, log: Path) -> Iterator[Machine]:
     alone += ["--fork", "--kill-child=KILL"]
     with log.open("wb") as said:
         process = subprocess.Popen(
-            ["sh", "-c", _JOIN, "sh", *map(str, groups), "--", *alone, *nspawn],
+            ["sh", "-c", JOIN, "sh", *map(str, groups), "--", *alone, *nspawn],
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.STDOUT,
@@ -84,7 +85,7 @@ def booted(root: Path, checkout: Path, log: Path) -> Iterator[Machine]:
     finally:
         _end(process)
         for group in groups:
-            _remove(group)
+            remove_group(group)
         with suppress(OSError):
             Path("/run/systemd/nspawn/propagate", name).rmdir()
 
@@ -118,10 +119,11 @@ def sweep() -> None:
         for group in top.rglob(f"{PREFIX}*") if top else ():
             owner = re.fullmatch(rf"{PREFIX}(?:box-)?(\d+)", group.name)
             if owner and not Path("/proc", owner[1]).exists():
-                _remove(group)
+                remove_group(group)
 
 
-def _remove(group: Path) -> None:
+def remove_group(group: Path) -> None:
+    """End what runs in a control group, and remove it."""
     for folder in sorted([group, *(p for p in group.rglob("*") if p.is_dir())], reverse=True):
         with suppress(OSError):
             for pid in (folder / "cgroup.procs").read_text().split():
