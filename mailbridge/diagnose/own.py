@@ -23,18 +23,6 @@ def _entry(code: str, cause: tuple[str, str], fix: tuple[str, str], kind: Kind) 
 
 _ENTRIES: Final = (
     _entry(
-        "config.not_fetched",
-        (
-            "this mailbox has nothing to do: it is not fetched and does not send",
-            "dieses Postfach hat nichts zu tun: es wird nicht abgeholt und sendet nicht",
-        ),
-        (
-            "set mailboxes.$mailbox.fetch.protocol to imap or pop3, or add `send`",
-            "mailboxes.$mailbox.fetch.protocol auf imap oder pop3 setzen, oder `send` ergänzen",
-        ),
-        "configuration",
-    ),
-    _entry(
         "grant.no_key",
         (
             "state.key is not set: what a person consents to could not be kept",
@@ -55,12 +43,6 @@ _ENTRIES: Final = (
         "configuration",
     ),
     _entry(
-        "sign_in.no_grant",
-        ("$account has not signed in yet", "$account hat sich noch nicht angemeldet"),
-        ("run `$login`", "`$login` ausführen"),
-        "sign_in_again",
-    ),
-    _entry(
         "claims.opaque",
         (
             "the token cannot be read, so nobody can tell from it what is missing",
@@ -69,24 +51,6 @@ _ENTRIES: Final = (
         (
             "nothing, as long as the sign-in below works; Exchange Online's tokens are JWTs",
             "nichts, solange die Anmeldung unten gelingt; die Token von Exchange Online sind JWTs",
-        ),
-        "configuration",
-    ),
-    _entry(
-        "claims.tenant",
-        (
-            "the token was issued by another tenant than the one in apps.$app.tenant",
-            "der Token wurde von einem anderen Mandanten ausgestellt als dem in apps.$app.tenant",
-        ),
-        (
-            (
-                "copy the Tenant ID of the mailbox's own tenant (Entra admin center, Overview) to "
-                "apps.$app.tenant ($tenant)"
-            ),
-            (
-                "die Mandanten-ID des Mandanten, in dem das Postfach liegt (Entra Admin Center, "
-                "Übersicht), nach apps.$app.tenant ($tenant) übernehmen"
-            ),
         ),
         "configuration",
     ),
@@ -102,52 +66,6 @@ _ENTRIES: Final = (
                 "portal"
             ),
             "apps.$app.client_id ($client_id) mit der Anwendungs-ID (Client) im Portal vergleichen",
-        ),
-        "configuration",
-    ),
-    _entry(
-        "claims.expired",
-        (
-            "a new token has ended already: the clock of this machine is wrong",
-            "ein neuer Token ist schon abgelaufen: die Uhr dieses Rechners geht falsch",
-        ),
-        (
-            "set the clock by NTP (`timedatectl set-ntp true`)",
-            "die Uhr mit NTP stellen (`timedatectl set-ntp true`)",
-        ),
-        "configuration",
-    ),
-    _entry(
-        "imap.no_idle",
-        (
-            "the server offers no IDLE, so new mail is found only by looking",
-            "der Server bietet kein IDLE, neue Mail wird nur durch Nachsehen gefunden",
-        ),
-        (
-            "nothing is lost; shorten mailboxes.$mailbox.fetch.every if that is too seldom",
-            (
-                "es geht nichts verloren; mailboxes.$mailbox.fetch.every verkürzen, falls das zu "
-                "selten ist"
-            ),
-        ),
-        "passing",
-    ),
-    _entry(
-        "pop3.token_long",
-        (
-            "the token is longer than some of Exchange Online's POP3 front ends take",
-            "der Token ist länger, als manche POP3-Server von Exchange Online annehmen",
-        ),
-        (
-            (
-                "some refuse more than 4,096 characters: make it shorter (fewer groups and "
-                "optional "
-                "claims), or use `protocol: imap`"
-            ),
-            (
-                "manche lehnen mehr als 4.096 Zeichen ab: den Token verkürzen (weniger Gruppen und "
-                "optionale Ansprüche) oder `protocol: imap` verwenden"
-            ),
         ),
         "configuration",
     ),
@@ -226,62 +144,16 @@ _ENTRIES: Final = (
         "passing",
     ),
     _entry(
-        "webhook.address_refused",
+        "bug",
         (
-            "the webhook's address is private, or one that nothing may be sent to",
-            "die Adresse des Webhooks ist privat, oder dorthin darf nichts gesendet werden",
+            "a fault of mailbridge ended this step; the others are not affected",
+            "ein Fehler von mailbridge hat diesen Schritt beendet; die anderen betrifft er nicht",
         ),
         (
-            (
-                "for a receiver in your own network write `allow_private: true` to that webhook; "
-                "else "
-                "check what its name resolves to"
-            ),
-            (
-                "für einen Empfänger im eigenen Netz `allow_private: true` bei diesem Webhook "
-                "eintragen; sonst prüfen, wohin sein Name auflöst"
-            ),
+            "please report it with the lines that stand in the log or on standard error",
+            "bitte melden, mit den Zeilen aus dem Protokoll oder von der Fehlerausgabe",
         ),
-        "configuration",
-    ),
-    _entry(
-        "webhook.dns",
-        ("the webhook's host has no address", "der Host des Webhooks hat keine Adresse"),
-        (
-            "check the host in the webhook's url, and this machine's resolver",
-            "den Host in der url des Webhooks und die Namensauflösung dieses Rechners prüfen",
-        ),
-        "configuration",
-    ),
-    _entry(
-        "webhook.connect",
-        (
-            "nobody answers at the webhook's host and port",
-            "am Host und Port des Webhooks antwortet niemand",
-        ),
-        (
-            "is the receiver running, and does the firewall let this machine out to $server?",
-            "läuft der Empfänger, und lässt die Firewall diesen Rechner zu $server hinaus?",
-        ),
-        "passing",
-    ),
-    _entry(
-        "webhook.tls",
-        (
-            "TLS with the webhook's host fails",
-            "TLS mit dem Host des Webhooks misslingt",
-        ),
-        (
-            (
-                "for a private authority write `tls: {ca: FILE}` to that webhook; otherwise the "
-                "receiver needs a certificate that is valid for its name"
-            ),
-            (
-                "für eine eigene Zertifizierungsstelle `tls: {ca: DATEI}` bei diesem Webhook "
-                "eintragen; sonst braucht der Empfänger ein Zertifikat, das für seinen Namen gilt"
-            ),
-        ),
-        "configuration",
+        "bug",
     ),
 )
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from mailbridge.build import utc_now
+from mailbridge.catalogue.base import Language
 from mailbridge.config import load
 from mailbridge.diagnose.steps import Diagnosis, Step
 from mailbridge.sandbox.ca import Authority
@@ -34,12 +35,17 @@ class Bench:
         self.box = tenant.mailbox("alarm@feuerwehr.example")
 
     async def steps(
-        self, change: Callable[[str], str] = lambda text: text, *, pop3: bool = False
+        self,
+        change: Callable[[str], str] = lambda text: text,
+        *,
+        pop3: bool = False,
+        webhook: str = "",
+        language: Language = "en",
     ) -> dict[str, Step]:
         """Diagnose with the configuration after ``change``."""
         text = config_for(
             self.tenant,
-            webhook_url="http://127.0.0.1:1/",
+            webhook_url=webhook or "http://127.0.0.1:1/",
             state_dir=self.home,
             pop3=[self.box.address] if pop3 else (),
         )
@@ -52,9 +58,17 @@ class Bench:
 
         [name] = config.mailboxes
         sign_in = SignIns(config, grants=None, now=utc_now, run=run).of(name)
-        diagnosis = Diagnosis(config=config, name=name, sign_in=sign_in, run=run)
+        diagnosis = Diagnosis(
+            config=config,
+            name=name,
+            sign_in=sign_in,
+            run=run,
+            language=language,
+            webhooks=bool(webhook),
+        )
         steps = [step async for step in diagnosis.steps()]
-        assert [step.id for step in steps] == ORDER
+        hooks = [f"webhook:{hook}" for hook in config.webhooks] if webhook else []
+        assert [step.id for step in steps] == [*ORDER, *hooks]
         self.silent(steps)
         return {step.id: step for step in steps}
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mailbridge import test_mail
 from mailbridge.build import utc_now
 from mailbridge.config import load
+from mailbridge.diagnose.round_trip import Trip
+from mailbridge.diagnose.smtp import Letter
 from mailbridge.diagnose.steps import Diagnosis, Step
+from mailbridge.model import Delivered, Outcome
 from mailbridge.sandbox.config_text import config_for
 from mailbridge.sandbox.directory import App
 from mailbridge.sandbox.tenant import Tenant
@@ -25,7 +30,9 @@ class Bench:
     def __init__(self, tenant: Tenant, app: App, home: Path) -> None:
         self.tenant, self.app, self.home = tenant, app, home
 
-    async def steps(self, change: Callable[[str], str] = lambda text: text) -> dict[str, Step]:
+    async def steps(
+        self, change: Callable[[str], str] = lambda text: text, trip: Trip | None = None
+    ) -> dict[str, Step]:
         """Diagnose with the configuration after ``change``."""
         text = config_for(
             self.tenant, webhook_url="http://127.0.0.1:1/", state_dir=self.home, send=[ADDRESS]
@@ -39,7 +46,7 @@ class Bench:
 
         [name] = config.mailboxes
         sign_in = SignIns(config, grants=None, now=utc_now, run=run).of(name)
-        diagnosis = Diagnosis(config=config, name=name, sign_in=sign_in, run=run)
+        diagnosis = Diagnosis(config=config, name=name, sign_in=sign_in, run=run, trip=trip)
         steps = {step.id: step async for step in diagnosis.steps()}
         assert "eyJ" not in str(steps)
         return steps
@@ -107,3 +114,87 @@ async def test_trouble_with_sending_does_not_hide_that_fetching_works(bench: Ben
     assert steps["smtp_sign_in"].status == "skipped"
     assert steps["sign_in"].status == "ok"
     assert "AUTH" not in {entry.name for entry in bench.tenant.smtp.commands}
+
+
+# -- a test mail
+
+
+class Journey:
+    """A trip that is announced here, and what a daemon would say of it."""
+
+    def __init__(self, *, message_id: str = "", daemon: Mapping[str, Any] | None = None) -> None:
+        mail = test_mail.compose(sender=ADDRESS, to=ADDRESS, at=datetime.now(UTC))
+        self.letter = Letter(to=ADDRESS, message_id=message_id or mail.message_id, raw=mail.raw)
+        self.announced = 0
+        self.pings: list[str] = []
+        self._daemon = daemon
+
+    def trip(self, patience: float) -> Trip:
+        """Return it as a diagnosis takes it."""
+        state = self._state if self._daemon is not None else None
+        ping = None if state else self._ping
+        return Trip(
+            letter=self.letter, announce=self._announce, state=state, ping=ping, patience=patience
+        )
+
+    async def _announce(self) -> None:
+        self.announced += 1
+
+    async def _state(self) -> Mapping[str, Any] | None:
+        return self._daemon
+
+    async def _ping(self, webhook: str, message_id: str) -> Outcome:
+        self.pings.append(f"{webhook} {message_id}")
+        return Delivered(status=204)
+
+
+async def test_a_mail_that_does_not_arrive_is_given_up_on_in_time(bench: Bench) -> None:
+    """The step says so and where to look; webhooks are not told of what was not seen."""
+    journey = Journey(message_id="<another@feuerwehr.example>")
+    steps = await bench.steps(trip=journey.trip(2.0))
+    assert steps["send"].status == "ok"
+    assert (steps["arrival"].status, steps["arrival"].code) == ("failed", "arrival.late")
+    assert f"Get-InboxRule -Mailbox {ADDRESS}" in steps["arrival"].fix
+    assert steps["delivery"].status == "skipped"
+    assert (journey.announced, journey.pings) == (1, [])
+    looks = [entry for entry in bench.tenant.imap.commands if entry.name == "EXAMINE"]
+    assert len(looks) <= 4
+
+
+async def test_a_sender_that_is_refused_fails_the_step_with_its_cause(bench: Bench) -> None:
+    """What the server says after the mail is told with its code; nobody waits for an arrival."""
+    bench.tenant.faults.add("smtp.send_as_denied")
+    steps = await bench.steps(trip=Journey().trip(1.0))
+    assert steps["send"].status == "failed"
+    assert steps["send"].code == "smtp.send_as_denied"
+    assert steps["send"].fix
+    assert [steps[name].status for name in ("arrival", "delivery")] == ["skipped"] * 2
+    assert steps["folder"].status == "ok"
+
+
+async def test_webhooks_are_told_once_and_by_message_id(bench: Bench) -> None:
+    """Without a daemon, each that can be told of a test gets one ping."""
+    journey = Journey()
+    steps = await bench.steps(trip=journey.trip(20.0))
+    assert steps["delivery"].status == "ok"
+    assert journey.pings == [f"receiver {journey.letter.message_id}"]
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ({"seen_at": None, "webhooks": []}, "delivery.unseen"),
+        ({"seen_at": "x", "webhooks": [("deferred", "HTTP 503")]}, "delivery.failed"),
+        ({"seen_at": "x", "webhooks": [("dead", "HTTP 400")]}, "delivery.failed"),
+    ],
+)
+async def test_what_the_daemon_says_of_its_webhooks_is_told(
+    bench: Bench, said: dict[str, Any], code: str
+) -> None:
+    """Not fetched, still waiting, given up: each is a failure with the webhook's own words."""
+    hooks = [{"webhook": "receiver", "state": s, "reason": r} for s, r in said["webhooks"]]
+    daemon = {**said, "message": "msg_X", "webhooks": hooks}
+    steps = await bench.steps(trip=Journey(daemon=daemon).trip(2.0))
+    assert (steps["delivery"].status, steps["delivery"].code) == ("failed", code)
+    for _, reason in said["webhooks"]:
+        assert reason in steps["delivery"].detail
