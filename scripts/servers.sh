@@ -12,7 +12,8 @@ cyrus=
 oidc=
 if [ $# = 0 ]; then
     set -- dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd postfix postgresql \
-        isync strace cyrus-common chromium groff-base
+        isync strace cyrus-common chromium groff-base \
+        systemd-container mmdebstrap procps podman podman-compose crun uidmap
     cyrus=$(cd "$(dirname "$0")/.." && pwd)/.cache/cyrus
     # The OAuth server runs on Node.js, which may have come from elsewhere.
     oidc=$(dirname "$0")/oidc.sh

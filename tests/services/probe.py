@@ -12,6 +12,7 @@ import mmap
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -52,7 +53,7 @@ def main() -> None:
     """Try everything once."""
     tries: dict[str, Callable[[], object]] = {
         **{
-            f"write {folder}": lambda folder=folder: write(folder)
+            f"write {folder}": partial(write, folder)
             for folder in (
                 *("/usr", "/etc", "/etc/mailbridge", "/opt/mailbridge", "/var", "/var/log", "/"),
                 *("/root", "/home", "/boot", "/proc/sys/kernel", "/sys", "/dev", "/dev/shm"),

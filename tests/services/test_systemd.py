@@ -118,6 +118,7 @@ def test_a_killed_daemon_comes_back_by_itself_and_loses_nothing(service: Service
 
 def test_a_daemon_that_stands_still_is_ended_and_comes_back(service: Service) -> None:
     """Without signs of life systemd's watchdog ends the process, and what had arrived arrives."""
+    assert service.show("WatchdogUSec") == "1min"
     service.set("WatchdogSec=3", name="one-test")
     service.restart()
     before = service.pid
