@@ -87,6 +87,7 @@ docs: dev ## write what is generated in docs/ anew
 	@$(BIN)/python -m scripts.config_reference
 	@$(BIN)/python -m scripts.manual
 	@$(BIN)/python -m scripts.manual_log_events
+	@$(BIN)/python -m scripts.troubleshooting
 
 clean: ## remove .venv, caches and what was built
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
