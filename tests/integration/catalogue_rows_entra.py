@@ -60,7 +60,7 @@ APPS = (
     Row("AADSTS7000218", "C", "password", "no_credential", "Allow public client flows", "Clientfl"),
     Row("AADSTS700025", "C", "delegated", "credential_unwanted", "under Web", "unter „Web“"),
     Row("AADSTS700027", "C", "application", "other_certificate", *_SECRETS),
-    Row("AADSTS700024", "C", "application", "assertion_times", *_NTP),
+    Row("AADSTS700024", "C", "application", "wrong_clock", *_NTP),
     Row("AADSTS500133", "C", "application", "said", *_NTP),
     Row("AADSTS700213", "C", "application", "federated_subject", *_FEDERATED),
     Row("AADSTS70021", "C", "application", "federated_mixture", *_FEDERATED),

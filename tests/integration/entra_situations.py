@@ -171,7 +171,11 @@ def arrange(case: Case, key: SigningKey) -> None:
     elif how.startswith("federated"):
         _federated(case, how, key)
     elif how == "other_certificate":
-        _other_certificate(case, key)
+        _certified(case, key, uploaded=False)
+    elif how == "wrong_clock":
+        _certified(case, key, uploaded=True)
+        state = case.tenant.entra.state
+        right, state.now = state.now, lambda: right() + timedelta(hours=1)
     else:
         _SITUATIONS[how](case)
 
@@ -191,14 +195,14 @@ def _federated(case: Case, how: str, key: SigningKey) -> None:
     case.federated(tokens[how]())
 
 
-def _other_certificate(case: Case, key: SigningKey) -> None:
-    """Upload one certificate and sign with another, of which nobody told the app."""
+def _certified(case: Case, key: SigningKey, *, uploaded: bool) -> None:
+    """Sign with a certificate, and upload it or another one, which nobody signs with."""
     now = datetime.now(UTC)
     mine, theirs = (
         ClientCertificate.generate(start=now - timedelta(days=days), key=key.private)
         for days in (1, 2)
     )
-    case.app.add_certificate(theirs.certificate_pem)
+    case.app.add_certificate((mine if uploaded else theirs).certificate_pem)
     file = case.home / "certificate.pem"
     file.write_bytes(mine.key_pem() + mine.certificate_pem)
     case.settings["credential"] = {"certificate": {"file": str(file)}}
@@ -212,7 +216,6 @@ _ERRORS: Final = {
     "single_tenant": errors.single_tenant("an-app", "alarm-app"),
     "tenant_endpoint_only": errors.tenant_endpoint_only(),
     "credential_unwanted": client_errors.credential_unwanted(),
-    "assertion_times": client_errors.assertion_times(_WHEN, _WHEN, _WHEN),
     "scope_without_default": errors.scope_without_default("https://x/IMAP.AccessAsUser.All"),
     "several_scopes": errors.several_scopes("https://x/.default https://y/.default"),
     "unknown_scope": errors.unknown_scope("app", "IMAP", "00000003-0000-0000-c000-000000000000"),
