@@ -121,7 +121,10 @@ _FIELDS: Final[tuple[tuple[str, Text], ...]] = (
     (r"(smtp|send)\.", Text(en="Sending", de="Senden")),
     (r"dns|tcp|tls", Text(en="DNS, TCP and TLS", de="DNS, TCP und TLS")),
     (r"proxy\.", Text(en="Proxies", de="Proxys")),
-    (r"webhook\.|delivery\.|arrival\.", Text(en="Delivery", de="Zustellung")),
+    (
+        r"webhook\.|delivery\.|arrival\.|template\.|format\.|attachments\.|probe\.",
+        Text(en="Delivery", de="Zustellung"),
+    ),
     (r"store\.", Text(en="The database", de="Die Datenbank")),
     (r"", Text(en="mailbridge itself", de="mailbridge selbst")),
 )

@@ -22,6 +22,7 @@ from mailbridge.catalogue import (
     network,
     pop3,
     proxies,
+    refusals,
     sessions,
     smtp,
     smtp_mail,
@@ -68,7 +69,7 @@ CATALOGUE: Final[Mapping[str, Entry]] = _collected(
         *(entra_credentials, entra_apps, entra_scopes, entra_requests),
         *(entra_people, entra_grants, entra_outages, entra_own, claims),
         *(mail, pop3, sessions, smtp, smtp_servers, smtp_senders, smtp_mail),
-        *(network, proxies, delivery, storage),
+        *(network, proxies, delivery, refusals, storage),
     )
 )
 

@@ -23,7 +23,8 @@ ROOT: Final = Path(base.__file__).parents[1]
 #: what the daemon raises to an operator is raised here
 ADAPTERS: Final = ("sources", "sinks", "proxy", "diagnose", "store")
 FIELDS: Final = (
-    r"(imap|pop3|smtp|dns|tcp|tls|proxy|webhook|store|grant)(\.|$)|secret|config|overdue|internal"
+    r"(imap|pop3|smtp|dns|tcp|tls|proxy|webhook|store|grant|send|probe|template|control)(\.|$)"
+    r"|secret|config|overdue|internal|format|attachments"
 )
 LANGUAGES: Final[tuple[Language, ...]] = ("en", "de")
 IDS: Final = Ids(
@@ -37,8 +38,8 @@ IDS: Final = Ids(
     server="outlook.office365.com:993",
     login="mailbridge login alarm",
 )
-#: not raised to an operator: asked for and caught within mailbridge, or answered to a client
-INSIDE: Final = frozenset({"send.claim_lost", "send.key_conflict", "store.older"})
+#: not raised to an operator: raised and caught within mailbridge
+INSIDE: Final = frozenset({"send.claim_lost"})
 
 MINE: Final = {code: entry for code, entry in CATALOGUE.items() if re.match(FIELDS, code)}
 
