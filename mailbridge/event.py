@@ -48,6 +48,8 @@ NOTICE_TYPES: Final = frozenset(
         "send.sent",
         "send.failed",
         "send.held",
+        "send.parked",
+        "send.resumed",
         "test.ping",
     }
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -243,6 +244,19 @@ class ProbeHealth:
 
 
 @dataclass(slots=True, kw_only=True)
+class RelayHealth:
+    """What the relay has answered since the start: mails taken, and what it did not take, by why.
+
+    ``refused`` counts connections, recipients and mails; ``put_off`` mails that are to come again.
+    """
+
+    listening: str = ""
+    taken: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    put_off: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True, kw_only=True)
 class Health:
     """Everything at a glance."""
 
@@ -254,5 +268,7 @@ class Health:
     sinks: dict[str, SinkHealth] = field(default_factory=dict)
     #: mailboxes that send, by name
     sending: dict[str, SendHealth] = field(default_factory=dict)
+    #: the relay, where there is one
+    relay: RelayHealth | None = None
     #: mailboxes that send test mails to themselves, by name
     probes: dict[str, ProbeHealth] = field(default_factory=dict)

@@ -424,6 +424,9 @@ class Deferred:
     unasked: bool = False
     #: nothing may be asked of the sink before ``retry_after`` is over, for any delivery
     pauses: bool = False
+    #: what it is called, and what a person can do about it, where the sink knows
+    code: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -228,7 +228,7 @@ def status(
             for name in [*config.webhooks, *(s for s in sinks if s not in config.webhooks)]
             if not name.startswith(send_status.PREFIX)
         ],
-        "sending": send_status.rows(config, health, counts),
+        **send_status.parts(config, health, counts),
     }
 
 

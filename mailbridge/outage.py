@@ -25,7 +25,7 @@ from mailbridge.model import (
     Rejected,
     Resolution,
 )
-from mailbridge.sink_watch import FAILING
+from mailbridge.sink_watch import FAILING, PARKED
 from mailbridge.store.base import OutageStore
 
 log = structlog.get_logger()
@@ -153,8 +153,10 @@ class Outage:
         told = False
         while news:
             notice, failing = news[0]
-            sinks = [name for name in self.listeners("", notice.type) if name != self.sink]
-            if notice.type == FAILING:
+            sinks = [
+                name for name in self.listeners(notice.mailbox, notice.type) if name != self.sink
+            ]
+            if notice.type in {FAILING, PARKED}:
                 await self.store.begin(self.sink, failing, notice, sinks)
             else:
                 await self.store.end(self.sink, notice, sinks)

@@ -49,6 +49,7 @@ class Relaying:
             hostname=socket.gethostname() or "localhost",
         )
         self.relay.open()
+        self._daemon.health.relay = self.relay.figures
 
     async def close(self) -> None:
         """Give back the port."""

@@ -1,4 +1,4 @@
-"""The part of the status that is about sending: one row for each mailbox that does. Pure."""
+"""The part of the status that is about sending: a row for each mailbox that does, and the relay."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from datetime import datetime
 from typing import Any, Final
 
 from mailbridge.config import Config
-from mailbridge.health import Health, SendHealth, SendStanding
+from mailbridge.health import Health, RelayHealth, SendHealth, SendStanding
 from mailbridge.store.rows import Counts, SinkCount
 
 #: what the sink of a mailbox that sends is called, before the mailbox's name
 PREFIX: Final = "send:"
+
+
+def parts(config: Config, health: Health | None, counts: Counts) -> dict[str, Any]:
+    """Return these parts of the status, by their names."""
+    return {"sending": rows(config, health, counts), "relay": relay(config, health)}
 
 
 def rows(config: Config, health: Health | None, counts: Counts) -> list[dict[str, Any]]:
@@ -25,6 +30,21 @@ def rows(config: Config, health: Health | None, counts: Counts) -> list[dict[str
         _row(name, seen.get(name), waiting.get(name) or SinkCount(sink=f"{PREFIX}{name}"))
         for name in [*names, *(name for name in waiting if name not in names)]
     ]
+
+
+def relay(config: Config, health: Health | None) -> dict[str, Any] | None:
+    """Return what the relay has answered since the start; ``None`` where there is none."""
+    if config.relay is None:
+        return None
+    seen = health.relay if health is not None else None
+    figures = seen or RelayHealth()
+    return {
+        "state": "not running" if seen is None else "ok" if figures.listening else "off",
+        "listening": figures.listening,
+        "taken": figures.taken,
+        "refused": dict(sorted(figures.refused.items())),
+        "put_off": dict(sorted(figures.put_off.items())),
+    }
 
 
 def _row(name: str, health: SendHealth | None, count: SinkCount) -> dict[str, Any]:

@@ -30,6 +30,11 @@ log = structlog.get_logger()
 
 FAILING: Final = "webhook.failing"
 RECOVERED: Final = "webhook.recovered"
+#: the same of a mailbox that sends
+PARKED: Final = "send.parked"
+RESUMED: Final = "send.resumed"
+#: what the sink of such a mailbox is called, before its name
+_SENDS: Final = "send:"
 #: answers like 401 or 404 in a row before people are told
 ALERT_AFTER: Final = 3
 #: statuses that ask for patience; they are no sign that somebody has to act
@@ -43,6 +48,8 @@ class SinkWatch:
     def __init__(self, health: SinkHealth, now: Callable[[], datetime]) -> None:
         self.health = health
         self._now = now
+        #: of which mailbox nothing goes out, if it is one that sends
+        self._mailbox = health.name.removeprefix(_SENDS) if health.name.startswith(_SENDS) else ""
         self._failing: Failing | None = None
         self._refused = 0
         #: each with the outage that it is about
@@ -75,7 +82,10 @@ class SinkWatch:
         if over is None:
             return False
         self._failing = None
-        log.info(RECOVERED, sink=health.name, since=_text(over.since), attempts=attempts)
+        if self._mailbox:
+            log.info(RESUMED, mailbox=self._mailbox, since=_text(over.since), attempts=attempts)
+        else:
+            log.info(RECOVERED, sink=health.name, since=_text(over.since), attempts=attempts)
         self.news.append((self._recovered(over, attempts), over))
         return True
 
@@ -93,24 +103,40 @@ class SinkWatch:
             self._failing = Failing(
                 since=health.failing_since, attempts=health.consecutive, reason=outcome.reason
             )
-            log.error(FAILING, sink=health.name, reason=outcome.reason, attempts=health.consecutive)
-            self.news.append((self._fails(self._failing), self._failing))
+            told = {"reason": outcome.reason, "attempts": health.consecutive}
+            if self._mailbox:
+                log.error(PARKED, mailbox=self._mailbox, code=outcome.code, **told)
+            else:
+                log.error(FAILING, sink=health.name, **told)
+            self.news.append((self._fails(self._failing, outcome), self._failing))
 
-    def _fails(self, failing: Failing) -> Notice:
-        return self._notice(FAILING, failing, reason=failing.reason, attempts=failing.attempts)
+    def _fails(self, failing: Failing, outcome: Deferred) -> Notice:
+        if not self._mailbox:
+            return self._notice(FAILING, failing, reason=failing.reason, attempts=failing.attempts)
+        return self._notice(
+            PARKED,
+            failing,
+            cause=failing.reason,
+            code=outcome.code,
+            fix=outcome.fix,
+            person=outcome.alert,
+            attempts=failing.attempts,
+        )
 
     def _recovered(self, failing: Failing, attempts: int) -> Notice:
-        return self._notice(RECOVERED, failing, attempts=max(attempts, failing.attempts))
+        kind = RESUMED if self._mailbox else RECOVERED
+        return self._notice(kind, failing, attempts=max(attempts, failing.attempts))
 
     def _notice(self, kind: str, failing: Failing, **data: object) -> Notice:
         name, since = self.health.name, _text(failing.since)
+        # What a webhook does concerns no one mailbox.
+        about = {} if self._mailbox else {"webhook": name}
         return Notice(
             id=derived_id(kind, [name, since]),
             type=kind,
-            # It concerns no one mailbox.
-            mailbox="",
+            mailbox=self._mailbox,
             at=self._now(),
-            data={"webhook": name, "since": since, **data},
+            data={**about, "since": since, **data},
         )
 
     # --- record and log

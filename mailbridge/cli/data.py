@@ -181,11 +181,25 @@ def _print_status(document: Mapping[str, Any]) -> None:
             say(f"  {hook['name']}: since {hook['failing_since']}: {hook['last_reason']}")
         if hook["next_try"]:
             say(f"  {hook['name']}: nothing is sent before {hook['next_try']}")
-    if document["sending"]:
-        _print_sending(document["sending"])
+    _print_sending(document["sending"])
+    _print_relay(document["relay"])
+
+
+def _print_relay(relay: Mapping[str, Any] | None) -> None:
+    if relay is None:
+        return
+    place = f"at {relay['listening']}" if relay["listening"] else relay["state"]
+    parts = [f"{relay['taken']} taken"]
+    for key, word in (("refused", "refused"), ("put_off", "put off")):
+        why = ", ".join(f"{reason} {count}" for reason, count in relay[key].items())
+        parts.append(f"{sum(relay[key].values())} {word}" + (f" ({why})" if why else ""))
+    say()
+    say(f"relay {place}: {', '.join(parts)}")
 
 
 def _print_sending(rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        return
     say()
     table(
         [

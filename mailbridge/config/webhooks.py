@@ -54,6 +54,8 @@ EventType = Literal[
     "send.sent",
     "send.failed",
     "send.held",
+    "send.parked",
+    "send.resumed",
     "test.ping",
 ]
 EVENTS: tuple[EventType, ...] = get_args(EventType)

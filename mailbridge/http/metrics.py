@@ -89,6 +89,7 @@ class Metrics(Collector):
         yield from self._mailboxes()
         yield from self._webhooks()
         yield from self._sending()
+        yield from self._relay()
         yield from self._probes()
         yield from self._sign_ins()
         yield from self._http()
@@ -165,12 +166,19 @@ class Metrics(Collector):
             "What may still go out: messages this minute, recipients today",
             labels=["mailbox", "of"],
         )
+        parked = GaugeMetricFamily(
+            "mailbridge_send_parked",
+            "1 while nothing of the mailbox goes out before a person has acted",
+            labels=["mailbox", "code"],
+        )
         for name, one in self._health.sending.items():
             outcomes.add_metric([name, "sent"], one.sink.delivered)
             outcomes.add_metric([name, "deferred"], one.sink.deferred)
             outcomes.add_metric([name, "failed"], one.sink.dead)
             outcomes.add_metric([name, "held"], one.sink.held)
             standing = one.standing()
+            if standing.parked:
+                parked.add_metric([name, standing.code], 1)
             up.add_metric([name], one.sink.failing_since is None and not standing.cause)
             for what, count in (
                 ("messages", standing.messages),
@@ -184,7 +192,7 @@ class Metrics(Collector):
         for name, states in self._figures.sends.items():
             for state, count in states.items():
                 sends.add_metric([name, state], count)
-        yield from (outcomes, up, left, sends)
+        yield from (outcomes, up, parked, left, sends)
 
     def _probes(self) -> Iterator[Metric]:
         outcomes = CounterMetricFamily(
@@ -208,6 +216,23 @@ class Metrics(Collector):
             if probe.passed_at is not None:
                 passed.add_metric([name], probe.passed_at.timestamp())
         yield from (outcomes, seconds, up, passed)
+
+    def _relay(self) -> Iterator[Metric]:
+        figures = self._health.relay
+        if figures is None:
+            return
+        yield _gauge("relay_up", "1 while the relay listens", bool(figures.listening))
+        taken = CounterMetricFamily("mailbridge_relay_taken", "Mails that the relay has taken")
+        taken.add_metric([], figures.taken)
+        yield taken
+        for name, words, counts in (
+            ("relay_refused", "Connections, recipients and mails refused", figures.refused),
+            ("relay_put_off", "Mails that are to come again", figures.put_off),
+        ):
+            family = _counter(name, words, "reason")
+            for reason, count in sorted(counts.items()):
+                family.add_metric([reason], count)
+            yield family
 
     def _sign_ins(self) -> Iterator[Metric]:
         tokens = CounterMetricFamily(

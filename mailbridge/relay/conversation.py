@@ -109,6 +109,7 @@ class Conversation(SMTP):
             self._end()
 
     async def _refuse(self, refusal: Refusal) -> None:
+        self._desk.figures.refused[refusal.reason] += 1
         if self._desk.bounds.worth_saying(self.client, refusal.reason):
             log.warning("relay.refused", client=self.client, reason=refusal.reason)
         await self.push(refusal.reply)
@@ -246,6 +247,7 @@ class Conversation(SMTP):
                     reply = await self._desk.take(self._brought(content))
                 else:
                     reply = content
+                    self._desk.figures.refused[content[:9]] += 1
                     log.warning("relay.refused", client=self.client, reason=content[:9])
             await self.push(reply)
         finally:

@@ -12,6 +12,7 @@ import structlog
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from aiosmtpd.smtp import LoginPassword as Login
 
+from mailbridge.health import RelayHealth
 from mailbridge.relay.bounds import Bounds
 from mailbridge.relay.policy import NOBODY, Policy, Refusal, Word
 
@@ -41,6 +42,7 @@ class Desk(Protocol):
 
     policy: Policy
     bounds: Bounds
+    figures: RelayHealth
 
     async def take(self, mail: Brought) -> str:
         """Make a mail durable, or not; returns the reply to its final dot. Never raises."""
@@ -126,6 +128,7 @@ class Hooks:
             signed_in=bool(session.authenticated),
         )
         if isinstance(word, Refusal):
+            self._desk.figures.refused[word.reason] += 1
             log.warning("relay.refused", client=client, reason=word.reason)
             log.debug("relay.refused_addresses", sender=sender, recipient=address)
             return word.reply

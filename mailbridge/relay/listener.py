@@ -33,6 +33,7 @@ from mailbridge.errors import (
     StoreFull,
     StoreRefused,
 )
+from mailbridge.health import RelayHealth
 from mailbridge.http.listening import listen_at
 from mailbridge.relay.bounds import Bounds, Limits
 from mailbridge.relay.conversation import Conversation
@@ -81,6 +82,7 @@ class Relay:
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.bounds = Bounds(limits or Limits(), clock)
+        self.figures = RelayHealth()
         self._hostname = hostname
         self._outbox = outbox
         self._inbound = inbound
@@ -104,6 +106,7 @@ class Relay:
         self._tls = tls_of(self._section)
         if self._section.listen != "off":
             self._sockets = listen_at(self._section.host, self._section.port, key="relay.listen")
+            self.figures.listening = f"{self._section.host}:{self.port}"
 
     def apply(self, section: Section, inbound: Inbound) -> bool:
         """Take another section, and let every session go by it at once.
@@ -177,24 +180,33 @@ class Relay:
         try:
             taken = await self._commit(mail)
         except StoreFull as error:
+            self.figures.put_off[error.code] += 1
             log.error("relay.not_taken", **about, error=str(error), code=error.code)  # noqa: TRY400 - no bug
             return "452 4.3.1 The disk is full here; try again later"
         except PermanentError as error:
             if isinstance(error, StoreRefused):
-                return _later(error, about)
+                return self._later(error, about)
+            self.figures.refused[error.code] += 1
             log.warning("relay.refused", **about, reason=error.code)
             log.debug("relay.refused_mail", sender=mail.sender, error=str(error))
             reply = _REPLIES.get(error.code, "554 5.6.0")
             return f"{reply} {_one_line(f'{error} {error.fix}')}"
         except MailbridgeError as error:
-            return _later(error, about)
+            return self._later(error, about)
         except Exception:
+            self.figures.put_off["internal"] += 1
             log.exception("relay.bug", **about)
             return "451 4.3.0 Something went wrong here; try again later"
         about["took_ms"] = round((time.perf_counter() - begun) * 1000, 1)
+        self.figures.taken += 1
         log.info("relay.taken", **about, id=taken)
         log.debug("relay.taken_addresses", id=taken, sender=mail.sender)
         return f"250 2.0.0 Taken as {' '.join(taken)}"
+
+    def _later(self, error: MailbridgeError, about: dict[str, object]) -> str:
+        self.figures.put_off[error.code] += 1
+        log.warning("relay.not_taken", **about, error=str(error), code=error.code)
+        return "451 4.3.0 Not stored; try again later"
 
     async def _commit(self, mail: Brought) -> list[str]:
         """Store a mail for all of its recipients; a repeat after a failure halfway is harmless."""
@@ -232,11 +244,6 @@ def _origin(sender: str, handed: Handed, content: bytes) -> Origin:
     hashed.update(content)
     digest = hashed.hexdigest()
     return Origin(via="relay", client="smtp:relay", key=digest, digest=digest)
-
-
-def _later(error: MailbridgeError, about: dict[str, object]) -> str:
-    log.warning("relay.not_taken", **about, error=str(error), code=error.code)
-    return "451 4.3.0 Not stored; try again later"
 
 
 def _one_line(text: str) -> str:

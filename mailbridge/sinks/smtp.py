@@ -155,6 +155,8 @@ class SmtpSink:
             alert=pause.person,
             unasked=True,
             pauses=True,
+            code=pause.code,
+            fix=pause.fix,
         )
 
     async def _sent(self, delivery: Delivery, send: StoredSend) -> Outcome:
@@ -228,8 +230,8 @@ class SmtpSink:
         elif isinstance(error, Throttled):
             self._pause(error, error.retry_after)
         else:
-            return Deferred(reason=reason)
-        return self._paused() or Deferred(reason=reason)
+            return Deferred(reason=reason, code=error.code, fix=error.fix)
+        return self._paused() or Deferred(reason=reason, code=error.code, fix=error.fix)
 
     def _used_up(self, recipients: int) -> Deferred:
         """Return the outcome of a mail for which the budget has no room, if not for any."""
@@ -306,4 +308,6 @@ def _deferred(waits: Sequence[Judgement]) -> Deferred:
         status=first.reply.code if first.reply is not None else None,
         retry_after=max(pauses, default=PARKED if first.person else None),
         sink_fault=first.scope in {"mailbox", "server"},
+        code=first.code,
+        fix=first.fix,
     )

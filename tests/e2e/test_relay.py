@@ -12,7 +12,7 @@ __all__ = ["site"]
 
 
 async def test_mail_to_the_relay_reaches_the_webhook(site: Site) -> None:
-    """A mail that is forwarded straight to the daemon goes through routes as a fetched one."""
+    """Mail that is forwarded to the daemon goes through routes as if fetched, and is counted."""
     port = free_port()
     with site.config.open("a") as config:
         config.write(
@@ -36,7 +36,17 @@ async def test_mail_to_the_relay_reaches_the_webhook(site: Site) -> None:
                 await asyncio.sleep(0.1)
         refused, elsewhere = await asyncio.to_thread(send)
         [arrived] = await site.receiver.wait(1, seconds=SECONDS, event="mail.received")
+        figures = (await site.json("status"))["relay"]
+        _, shown, _ = await site.call("status")
 
+    assert figures == {
+        "state": "ok",
+        "listening": f"127.0.0.1:{port}",
+        "taken": 1,
+        "refused": {"unknown_sender": 1},
+        "put_off": {},
+    }
+    assert f"relay at 127.0.0.1:{port}: 1 taken, 1 refused (unknown_sender 1)" in shown
     assert refused == {}
     assert elsewhere >= 500, "an open relay"
     data = arrived.json["data"]

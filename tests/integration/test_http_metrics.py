@@ -12,7 +12,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from mailbridge.errors import Unavailable
-from mailbridge.health import FolderHealth, Sight
+from mailbridge.health import (
+    FolderHealth,
+    RelayHealth,
+    SendHealth,
+    SendStanding,
+    Sight,
+    SinkHealth,
+)
 from tests.contract.mails import NOON, accept, claim, dead
 from tests.servers.api import Api, running_api
 
@@ -242,3 +249,26 @@ async def test_the_worst_folder_speaks_for_its_mailbox(api: Api) -> None:
     assert [(one["state"], one["code"]) for one in problem["mailboxes"]] == [
         ("parked", "folder.missing")
     ]
+
+
+async def test_the_relay_and_parked_senders_are_counted(api: Api) -> None:
+    """What the relay took, refused and put off, by why; and who needs a person to send again."""
+    relay = RelayHealth(listening="127.0.0.1:2525", taken=3)
+    relay.refused.update({"network": 2, "send.not_allowed": 1})
+    relay.put_off["store.full"] = 1
+    api.health.relay = relay
+    parked = SendStanding(messages=30, recipients=None, parked=True, cause="Off.", code="smtp.off")
+    sink = SinkHealth(name="send:alarm")
+    api.health.sending["alarm"] = SendHealth(sink=sink, standing=lambda: parked)
+
+    found = await samples(api)
+
+    assert found[labelled("relay_up")] == 1
+    assert found[labelled("relay_taken_total")] == 3
+    assert found[labelled("relay_refused_total", reason="network")] == 2
+    assert found[labelled("relay_refused_total", reason="send.not_allowed")] == 1
+    assert found[labelled("relay_put_off_total", reason="store.full")] == 1
+    assert found[labelled("send_parked", mailbox="alarm", code="smtp.off")] == 1
+    assert found[labelled("send_up", mailbox="alarm")] == 0
+    left = {key: count for key, count in found.items() if key[0] == "send_budget_remaining"}
+    assert left == {labelled("send_budget_remaining", mailbox="alarm", of="messages"): 30}

@@ -95,19 +95,20 @@ async def test_a_mailbox_that_may_not_send_keeps_its_mails(office: PostOffice) -
     async with office.open() as daemon:
         names = [await office.post() for _ in range(5)]
         row = await office.row_when(lambda row: row["state"] == "parked")
-        told = await office.event("webhook.failing")
+        told = await office.event("send.parked")
         refusals = office.tenant.smtp.refusals
         office.tenant.faults.clear()
         daemon.mended("alarm")
         for name in names:
             await office.until(name, "sent")
         [mail] = [await daemon.store.sends.status(names[0])]
-        await office.event("webhook.recovered")
+        await office.event("send.resumed")
         after = await office.row()
     assert row["code"] == "smtp.auth_disabled_mailbox"
     assert "Set-CASMailbox" in row["fix"]
     assert row["waiting"] == 5
-    assert told["webhook"] == "send:alarm"
+    assert (told["mailbox"], told["code"], told["person"]) == ("alarm", row["code"], True)
+    assert (told["cause"], told["fix"]) == (row["cause"], row["fix"])
     assert refusals <= 3
     assert mail is not None
     assert mail.attempts == 1

@@ -258,6 +258,15 @@ NOTICES: dict[str, dict[str, Any]] = {
         "attempts": 5,
     },
     "webhook.recovered": {"webhook": "erp", "since": STAMP, "attempts": 17},
+    "send.parked": {
+        "code": "smtp.auth_disabled_mailbox",
+        "cause": "SMTP AUTH is off.",
+        "fix": "Set-CASMailbox …",
+        "person": True,
+        "since": STAMP,
+        "attempts": 1,
+    },
+    "send.resumed": {"since": STAMP, "attempts": 1},
     "format.drift": {
         "message": ID,
         "route": "alarm",
