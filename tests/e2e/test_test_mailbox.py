@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 
 from mailbridge.cli.main import app
 from mailbridge.sandbox.config_text import config_for, new_signing_secret
+from mailbridge.sandbox.directory import App
 from mailbridge.sandbox.receiver import Answer, Receiver
 from mailbridge.sandbox.tenant import Tenant
 from tests.servers.site import SECONDS, Site
@@ -239,3 +242,47 @@ async def test_exit_codes_and_documents(site: Site) -> None:
     assert all(report["ok"] for report in both)
     site.config.write_text("mailboxes: [")
     assert (await call(site, "test-mailbox", "alarm"))[0] == 78
+
+
+async def signed_in(site: Site, tmp_path: Path) -> None:
+    """Let a person consent for the mailbox, on another device."""
+    person = site.tenant.add_user(ADDRESS)
+    site.tenant.grant(person, site.box)
+    desktop = site.tenant.directory.add(App(name="desktop", public_flows=True))
+    site.tenant.entra.state.device_interval = 1
+    [former] = [one for one in site.tenant.directory.apps.values() if one is not desktop]
+    key = tmp_path / "state.key"
+    key.write_bytes(base64.b64encode(secrets.token_bytes(32)))
+    key.chmod(0o600)
+    text = site.config.read_text().replace(former.client_id, desktop.client_id)
+    text = re.sub(r"    credential:\n.*\n", "", text, count=1)
+    text = text.replace("sign_in: application", "sign_in: delegated")
+    text = text.replace("state:\n", f"state:\n  key: {{file: {json.dumps(str(key))}}}\n", 1)
+    site.config.write_text(text)
+    login = await site.start("login", "alarm", "--device")
+    assert login.stdout is not None
+    async with asyncio.timeout(SECONDS):
+        while b"type in the code" not in (line := await login.stdout.readline()):
+            assert line
+        async with site.tenant.browser() as browser:
+            await browser.approve_device(line.decode().rstrip(".\n").rsplit(" ", 1)[1], person)
+        await login.communicate()
+
+
+async def test_a_person_has_the_daemon_send_the_test_mail(site: Site, tmp_path: Path) -> None:
+    """The grant is the daemon's while it runs, so it does all of it; alone, the command does."""
+    nobody = await report_of(site, "alarm")
+    await signed_in(site, tmp_path)
+    async with site.daemon():
+        await watching(site)
+        beside = await report_of(site, "alarm", "--send-to", ADDRESS, "--lang", "de")
+    alone = await report_of(site, "alarm", "--send-to", ADDRESS)
+
+    assert "grant" not in by_id(nobody)
+    for report in (beside, alone):
+        assert report["ok"], report
+        assert report["round_trip_seconds"] > 0
+        assert by_id(report)["grant"]["status"] == "ok"
+    assert "receiver nahm sie an" in by_id(beside)["delivery"]["detail"]
+    assert "a test.ping" in by_id(alone)["delivery"]["detail"]
+    assert [request.type for request in site.receiver.requests] == ["test.ping"] * 2

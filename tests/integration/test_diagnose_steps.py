@@ -28,7 +28,7 @@ from mailbridge.diagnose.tokens import Tokens
 from mailbridge.diagnose.webhooks import webhooks_of
 from mailbridge.errors import PermanentError, Unavailable
 from mailbridge.model import AccessToken, Grant
-from mailbridge.sign_in.base import Standing
+from mailbridge.sign_in.base import Kind, Standing
 from mailbridge.sinks import address
 from mailbridge.sources.transport import MailServer
 from tests.integration.test_diagnose import Bench, bench
@@ -95,7 +95,7 @@ class Person:
     """A sign-in that has a token already."""
 
     name = "alarm-app"
-    kind = "delegated"
+    kind: Kind = "delegated"
     refreshes = failures = 0
 
     def __init__(self, token: str) -> None:
