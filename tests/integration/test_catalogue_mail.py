@@ -8,8 +8,11 @@ mailbox's own ids.
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import re
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, replace
@@ -23,9 +26,11 @@ from mailbridge.catalogue.base import Ids, Language
 from mailbridge.catalogue.lookup import CATALOGUE, explain
 from mailbridge.config import Config, load
 from mailbridge.diagnose import smtp, way
+from mailbridge.diagnose.finding import Told
 from mailbridge.diagnose.round_trip import Trip
 from mailbridge.diagnose.smtp import Letter
 from mailbridge.diagnose.steps import Diagnosis, Step
+from mailbridge.diagnose.words import told
 from mailbridge.errors import MailbridgeError
 from mailbridge.sandbox.config_text import config_for
 from mailbridge.sandbox.tenant import Tenant
@@ -422,3 +427,68 @@ def test_no_row_of_the_sheet_is_missing() -> None:
     assert len(ROWS) == 171
     assert len({(row.protocol, row.words) for row in ROWS}) == len(ROWS)
     assert {row.section for row in ROWS} == {"7.4", "5.1", "5.2", "7.5", "7.7"}
+
+
+REAL: Final = (
+    "imap.not_connected",
+    "smtp.auth_disabled_tenant",
+    "tls.clock",
+)
+
+
+@pytest.mark.parametrize("code", REAL)
+async def test_the_command_itself_says_the_same(bench: Bench, code: str) -> None:
+    """`mailbridge test-mailbox NAME --json`, as it is typed, in German: exit code 1 and the fix."""
+    row = next(row for row in ROWS if row.code == code)
+    faults = bench.tenant.faults
+    async with AsyncExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            arranged = _network_mischief(bench, row, patch) if row.section == "7.7" else None
+            text = await stack.enter_async_context(arranged or _mailbox_mischief(bench, row))
+            if row.fault:
+                faults.add(row.fault, **row.options)
+            file = bench.home / "mailbridge.yaml"
+            file.write_text(text)
+            words = ["--config", str(file), "test-mailbox", "alarm", "--json", "--lang", "de"]
+            ended = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "mailbridge", *words, stdout=asyncio.subprocess.PIPE
+            )
+            said, _ = await ended.communicate()
+
+    document = json.loads(said)
+    assert (ended.returncode, document["ok"], document["mailbox"]) == (1, False, "alarm")
+    found = next(step for step in document["steps"] if step["code"])
+    cause, _ = explain(code, Ids(**bench.ids), "de")
+    assert (found["code"], found["id"], found["cause"]) == (code, row.step, cause)
+    assert not HOLE.search(found["fix"])
+    assert bench.app.secret not in said.decode()
+
+
+async def test_a_person_is_told_of_the_persons_permission(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With delegated access the fix gives the mailbox to who signs in, not to the app."""
+    bench.tenant.revoke(bench.app, bench.box)
+    row = next(row for row in IMAP if row.mischief == "no_access")
+    text = bench.text(row)
+    file = bench.home / "mailbridge.yaml"
+    file.write_text(text)
+    app_only = load(file)
+    key = bench.home / "state.key"
+    key.write_text(base64.urlsafe_b64encode(bytes(32)).decode())
+    person = "sign_in: delegated\n    signed_in_as: anna@feuerwehr.example"
+    delegated = text.replace("sign_in: application", person)
+    file.write_text(delegated.replace("state:\n", f"state:\n  key: {{file: {key}}}\n", 1))
+    # The token is the app's: what is asked here is only whom the fix is for.
+    sign_in = SignIns(app_only, grants=None, now=utc_now, run=run).of("alarm")
+    diagnosis = Diagnosis(config=load(file), name="alarm", sign_in=sign_in, run=run)
+    monkeypatch.setattr(diagnosis._tokens, "claims", _nobody_reads)
+    steps = {step.id: step async for step in diagnosis.steps()}
+
+    assert steps["folder"].code == "imap.not_connected"
+    assert f"-Identity {ADDRESS} -User anna@feuerwehr.example" in steps["folder"].fix
+    assert "ServicePrincipal" not in steps["folder"].fix
+
+
+async def _nobody_reads() -> Told:
+    return told("as_said", said="")
