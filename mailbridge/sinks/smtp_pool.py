@@ -21,7 +21,8 @@ _MARGIN: Final = timedelta(minutes=1)
 class Pool:
     """At most ``most`` sessions, opened by ``opener`` when they are needed.
 
-    A session that was left in the middle of something is closed, never used again.
+    A session that was left in the middle of something is closed, never used again. Until it is,
+    it counts: the server counts it too.
     """
 
     def __init__(
@@ -35,7 +36,10 @@ class Pool:
         self._opener = opener
         self._now = now
         self._idle_seconds = idle
+        self._most = most
         self._slots = asyncio.Semaphore(most)
+        #: those who have a session, or are about to
+        self._users = 0
         #: the one used last comes first: the others grow old and are closed
         self._idle: list[tuple[SmtpSession, float]] = []
         self._closing: set[asyncio.Task[None]] = set()
@@ -45,16 +49,20 @@ class Pool:
     async def session(self) -> AsyncIterator[SmtpSession]:
         """Give a session that lives; waits while all are in use."""
         async with self._slots:
-            session = await self._taken()
+            self._users += 1
             try:
-                yield session
-            except BaseException:
-                self._end(session, politely=False)
-                raise
-            if session.usable:
-                self._put(session)
-            else:
-                self._end(session, politely=False)
+                session = await self._taken()
+                try:
+                    yield session
+                except BaseException:
+                    self._end(session, politely=False)
+                    raise
+                if session.usable:
+                    self._put(session)
+                else:
+                    self._end(session, politely=False)
+            finally:
+                self._users -= 1
 
     async def close(self) -> None:
         """Close what is idle, and wait until everything is closed."""
@@ -72,6 +80,8 @@ class Pool:
             if young and session.usable and (not rested or await session.ready()):
                 return session
             self._end(session, politely=not young)
+        while self._closing and self._users + len(self._closing) > self._most:
+            await asyncio.wait(self._closing, return_when=asyncio.FIRST_COMPLETED)
         return await self._opener()
 
     def _put(self, session: SmtpSession) -> None:

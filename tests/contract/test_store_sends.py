@@ -15,6 +15,7 @@ from mailbridge.errors import PermanentError, StoreFull, TemporaryError
 from mailbridge.event import notice_event
 from mailbridge.model import Dead, Deferred, Held, Retry
 from mailbridge.schemas import event_schema
+from mailbridge.store import sends as store_sends
 from mailbridge.store.store import Store
 from tests.conftest import Clock
 from tests.contract.conftest import OpenStore
@@ -88,6 +89,50 @@ async def test_those_who_come_together_share_a_commit(store: Store) -> None:
     ids = [one.id for one in answers if not isinstance(one, BaseException)]
     assert ids == [f"out_{number % 40}" for number in range(50)]
     assert len(await claim(store, SINK)) == 40
+
+
+async def test_answers_wait_for_the_next_mail_in_doubt(store: Store) -> None:
+    """While others are at their dots, what nobody waits for shares the commit of the next one."""
+    one, two, three = [await queued(store, number) for number in (1, 2, 3)]
+    await store.sends.in_doubt(one, TWO)
+    await store.sends.in_doubt(two, TWO)
+    before = store.commits
+    answering = asyncio.create_task(store.sends.answered(one, told("taken", *TWO)))
+    await asyncio.sleep(0)
+    await asyncio.gather(answering, store.sends.in_doubt(three, TWO))
+    assert store.commits == before + 1
+    assert await states(store, 1) == {A: "taken", B: "taken"}
+
+
+async def test_an_answer_that_is_alone_is_noted_at_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else is on the way to a dot: waiting would only keep the mail in doubt for longer."""
+    monkeypatch.setattr(store_sends, "LINGER", 3600.0)
+    one, two = await queued(store, 1), await queued(store, 2)
+    await store.sends.in_doubt(one, TWO)
+    await store.sends.answered(one, told("taken", *TWO))
+    await store.resolve([well(one)])
+    await store.sends.in_doubt(two, TWO)
+    async with asyncio.timeout(60):
+        await store.sends.answered(two, told("taken", *TWO))
+    assert await states(store, 2) == {A: "taken", B: "taken"}
+
+
+async def test_what_waits_for_company_is_written_before_the_store_closes(
+    url: str, open_store: OpenStore
+) -> None:
+    """A stop while an answer waits for company loses nothing of it."""
+    store = await open_store(url)
+    one, two = await queued(store, 1), await queued(store, 2)
+    await store.sends.in_doubt(one, TWO)
+    await store.sends.in_doubt(two, TWO)
+    answering = asyncio.create_task(store.sends.answered(one, told("taken", *TWO)))
+    await asyncio.sleep(0)
+    await store.close()
+    await answering
+    store = await open_store(url)
+    assert await states(store, 1) == {A: "taken", B: "taken"}
 
 
 async def test_one_that_cannot_be_written_fails_alone(store: Store) -> None:

@@ -24,6 +24,7 @@ from mailbridge.sandbox.tenant import Tenant
 from mailbridge.sinks.smtp import PARKED, SmtpSink
 from mailbridge.sinks.smtp_budget import Budget
 from mailbridge.sinks.smtp_doubt import LOOKS
+from mailbridge.sinks.smtp_pool import Pool
 from mailbridge.sinks.smtp_session import SmtpSession
 from tests.conftest import Clock
 from tests.servers.sandbox_client import ADDRESS, eventually, signing_key
@@ -374,3 +375,66 @@ async def test_a_rested_connection_is_asked_before_it_carries_a_mail(
     office.mail(OTHER)
     assert isinstance(await office.deliver(), Delivered)
     assert (office.tenant.smtp.connections, len(office.tenant.smtp.mails)) == (2, 2)
+
+
+async def test_a_connection_does_not_wait_for_the_books(office: Office) -> None:
+    """While the answer to one mail is being noted, the next one goes out by the same connection."""
+    may_be_noted, waiting = asyncio.Event(), asyncio.Event()
+    answered = office.answered
+
+    async def slowly(delivery: Delivery, recipients: Sequence[Recipient]) -> None:
+        if not waiting.is_set():
+            waiting.set()
+            await may_be_noted.wait()
+        await answered(delivery, recipients)
+
+    office.answered = slowly  # type: ignore[method-assign]
+    sink = office.made(connections=1)
+    first, second = sink.render([office.mail(OTHER).delivery for _ in range(2)])
+    sending = asyncio.create_task(sink.deliver(first, attempt=1))
+    await waiting.wait()
+    assert isinstance(await sink.deliver(second, attempt=1), Delivered)
+    assert not sending.done()
+    may_be_noted.set()
+    assert isinstance(await sending, Delivered)
+    assert len(office.tenant.smtp.mails) == 2
+    assert office.tenant.smtp.connections == 1
+    # So many are in hand that there is always one for the connection.
+    assert sink.concurrency == 2
+
+
+async def test_a_connection_that_is_being_closed_counts(office: Office) -> None:
+    """No new one is opened before it is gone: the server refuses one session too many."""
+    asked: list[bool] = []
+    closed = asyncio.Event()
+
+    async def open_one() -> SmtpSession:
+        asked.append(closed.is_set())
+        return await SmtpSession.open(office.desk.server, office.desk.account)
+
+    pool = Pool(open_one, most=1, now=office.clock)
+
+    async def use() -> None:
+        async with pool.session():
+            pass
+
+    async def spoil() -> None:
+        async with pool.session() as session:
+            close = session.close
+
+            async def slowly(*, politely: bool = True) -> None:
+                await closed.wait()
+                await close(politely=politely)
+
+            session.close = slowly  # type: ignore[method-assign]
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await spoil()
+    using = asyncio.create_task(use())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    closed.set()
+    await using
+    assert asked == [False, True]
+    await pool.close()
