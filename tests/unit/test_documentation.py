@@ -1,38 +1,25 @@
-"""What the documentation says exists: links, configurations, commands, events, metrics."""
+"""What the documentation says exists: links, commands, events, metrics, tests."""
 
 from __future__ import annotations
 
 import ast
-import base64
 import json
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, cast
 
 import pytest
 import typer
-import yaml
 from typer.core import TyperGroup
 
 from mailbridge import config
 from mailbridge.cli.main import app
-from tests.pages import DOCS, ROOT, Block, Page, pages, read, words
+from tests.pages import DOCS, ROOT, Page, pages, read, words
 
 PAGES: Final = pages()
 SCHEMAS: Final = ROOT / "mailbridge" / "schemas"
-NOW: Final = datetime(2026, 11, 22, 12, tzinfo=UTC)
-#: what a secret has to look like, by the key that it stands under
-DUMMIES: Final = {
-    "signing_secrets": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-    "url": "https://receiver.example/hook?accesskey=made-up",
-    "proxy": "http://user:made-up@proxy.example:3128",
-    "database": "postgresql://mailbridge:made-up@db.example/mailbridge",
-    "key": base64.b64encode(bytes(range(32))).decode(),
-}
-PLACES: Final = ({"env"}, {"file"}, {"credential"})
 #: words between backticks that begin like an event and are something else
 NO_EVENTS: Final = re.compile(
     r"\.(md|py|json|yaml|service|d|key|token|eml|pdf|xml|pem|db|log|conf|svg|timer|socket)$"
@@ -40,6 +27,12 @@ NO_EVENTS: Final = re.compile(
 
 
 # --- links
+
+
+@cache
+def anchors(file: Path) -> frozenset[str]:
+    """Return what can stand behind ``#`` in a link to a page."""
+    return frozenset(read(file).anchors())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -51,7 +44,7 @@ def test_every_link_leads_somewhere(page: Page) -> None:
         file = (page.path.parent / path).resolve() if path else page.path
         if not file.exists():
             dead.append(f"{page.name}:{line}: {target}: no such file")
-        elif anchor and file.suffix == ".md" and anchor not in read(file).anchors():
+        elif anchor and file.suffix == ".md" and anchor not in anchors(file):
             dead.append(f"{page.name}:{line}: {target}: no such heading")
     assert dead == []
 
@@ -62,68 +55,6 @@ def test_the_index_names_every_page() -> None:
     named = {(DOCS / target.partition("#")[0]).resolve() for _, target in index.links()}
     there = {page.path for page in PAGES if DOCS in page.path.parents} - {index.path}
     assert sorted(str(path.relative_to(DOCS)) for path in there - named) == []
-
-
-# --- configurations
-
-
-def whole(block: Block) -> bool:
-    """Tell whether a block is a file that could be used as it stands."""
-    if block.language not in {"yaml", "yml"}:
-        return False
-    try:
-        document = yaml.load(block.text, Loader=yaml.BaseLoader)
-    except yaml.YAMLError:
-        return False
-    return isinstance(document, dict) and {"apps", "mailboxes"} <= document.keys()
-
-
-WHOLE: Final = [block for page in PAGES for block in page.blocks if whole(block)]
-
-
-def filled(value: Any, environ: dict[str, str], key: str = "") -> Any:
-    """Return the document with every secret in ``environ``, whatever place it named before."""
-    if isinstance(value, dict) and value.keys() in PLACES and key not in {"certificate", "tls"}:
-        if key == "federated":
-            return value
-        [place] = value.values()
-        name = re.sub(r"\W", "_", str(place)).strip("_").upper()
-        environ[name] = DUMMIES.get(key, "made-up-value-that-is-long-enough")
-        return {"env": name}
-    if isinstance(value, dict):
-        return {name: filled(one, environ, name) for name, one in value.items()}
-    if isinstance(value, list):
-        return [filled(one, environ, key) for one in value]
-    return value
-
-
-def checked(block: Block, folder: Path) -> config.Checked:
-    """Check a block as ``mailbridge check`` would, with dummies where its secrets should be."""
-    environ: dict[str, str] = {}
-    document = yaml.load(block.text, Loader=yaml.BaseLoader)
-    file = folder / "mailbridge.yaml"
-    text = yaml.dump(filled(document, environ), allow_unicode=True, sort_keys=False)
-    # BaseLoader makes texts of booleans; the loader under test wants them plain.
-    file.write_text(re.sub(r"'(true|false|null|\d+)'", r"\1", text), encoding="utf-8")
-    return config.check(file, environ=environ, now=lambda: NOW)
-
-
-@pytest.mark.parametrize("block", WHOLE, ids=lambda block: block.place)
-def test_every_whole_configuration_is_valid(block: Block, tmp_path: Path) -> None:
-    """Who copies a configuration out of the documentation gets neither problems nor warnings."""
-    found = checked(block, tmp_path)
-
-    assert found.problems == []
-    assert found.warnings == []
-
-
-def test_set_ups_and_quick_starts_have_whole_configurations() -> None:
-    """The pages that people copy from show a file to copy, not a piece of one."""
-    shown = {block.page for block in WHOLE}
-    wanted = {*DOCS.glob("quick-start*.md"), *(DOCS / "set-ups").glob("*.md")}
-    wanted -= {DOCS / "set-ups" / "README.md"}
-    assert sorted(page.name for page in wanted - shown) == []
-    assert len(wanted) == 7
 
 
 # --- commands
