@@ -20,9 +20,12 @@ import functools
 import os
 import random
 import socket
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -298,7 +301,8 @@ async def _look_after(daemon: Daemon, builder: Builder) -> None:
 
 async def _purge(daemon: Daemon) -> None:
     """Remove what is done and old enough, in small steps that let others write between them."""
-    keep, now = daemon.config.state.keep, utc_now()
+    keep, now, begun = daemon.config.state.keep, utc_now(), time.monotonic()
+    removed: Counter[str] = Counter()
     try:
         more = True
         while more:
@@ -307,10 +311,15 @@ async def _purge(daemon: Daemon) -> None:
                 dead_before=now - keep.dead,
                 log_before=now - keep.log,
             )
-            more = purged.more
+            steps = asdict(purged)
+            more = steps.pop("more")
+            removed.update(steps)
             await asyncio.sleep(0.1)
     except MailbridgeError as error:
         log.warning("store.trouble", work="purge", error=str(error), code=error.code)
+    if removed.total():
+        took = round((time.monotonic() - begun) * 1000, 1)
+        log.info("retention.removed", removed=dict(+removed), took_ms=took)
 
 
 async def _feed_watchdog(daemon: Daemon, supervisor: Supervisor, service: Service) -> None:

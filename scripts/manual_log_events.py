@@ -36,7 +36,10 @@ def events(folder: Path = ROOT / "mailbridge") -> Mapping[str, Event]:
     """Return every event that the package logs."""
     found: dict[str, Event] = {}
     for path in sorted(folder.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if "log." not in text:
+            continue
+        tree = ast.parse(text)
         names = dict(_constants(tree))
         for call, scope in _calls(tree):
             name = _text(call.args[0], names) if call.args else None

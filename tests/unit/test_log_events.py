@@ -8,12 +8,15 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
 
 import pytest
 import structlog
 
-from mailbridge import log
+from mailbridge import app, log
+from mailbridge.config import Keep
+from mailbridge.store.rows import Purged
 from scripts import manual_log_events as listing
 
 ROOT = Path(__file__).parents[2]
@@ -110,3 +113,24 @@ def test_what_only_looks_like_an_address_is_left_alone() -> None:
 
     shown = json.loads(stream.getvalue())
     assert {name: shown[name] for name in event} == event
+
+
+async def test_retention_says_what_it_removed() -> None:
+    """What is removed for its age has one line for all steps; a round without work has none."""
+
+    class Keeper:
+        config = SimpleNamespace(state=SimpleNamespace(keep=Keep()))
+        left: ClassVar = [Purged(raw=2, more=True), Purged(raw=1, messages=4)]
+
+        async def purge(self, **_: object) -> Purged:
+            return self.left.pop(0) if self.left else Purged()
+
+    daemon: Any = Keeper()
+    daemon.store = daemon
+    with structlog.testing.capture_logs() as logs:
+        await app._purge(daemon)
+        await app._purge(daemon)
+
+    [line] = logs
+    assert line["event"] == "retention.removed"
+    assert line["removed"] == {"raw": 3, "messages": 4}
