@@ -17,7 +17,7 @@ from tests.pages import DOCS, read
 from tests.services.documented import commands
 from tests.services.lab import copy_checkout, debian
 from tests.services.machine import Machine, booted
-from tests.services.stage import APP_SECRET, Stage
+from tests.services.stage import APP_SECRET, Stage, until
 from tests.services.unit import CONFIG
 from tests.services.unit import DOCUMENT as SYSTEMD
 
@@ -27,6 +27,7 @@ PAGE: Final = DOCS / "quick-start.md"
 TYPED: Final = commands(PAGE)
 #: what stands in the root already, since it is the same in docs/systemd.md
 PREPARED: Final = SYSTEMD["Install"][0]
+STATUS: Final = ("mailbridge", "status")
 
 
 @pytest.fixture
@@ -72,8 +73,9 @@ def test_the_page_leads_to_a_service_that_delivers(machine: Machine, stage: Stag
     stage.receiver.secrets = [made]
     said = machine.sh(fits)
     begun = machine.sh(begin)
-    key = stage.deliver(1)
-    stage.wait_for(key)
+    # `start: new` is about what comes after the first look.
+    until("the mailbox is seen", lambda: machine.run(*STATUS, check=False).returncode == 0)
+    stage.wait_for(stage.deliver(1))
     seen = machine.sh(look.replace(" --follow", ""))
     machine.sh(change)
 
