@@ -20,13 +20,14 @@ ENTRIES: Final[tuple[Entry, ...]] = (
             "Berechtigung wird mit denselben Worten abgelehnt",
         ),
         fix=Text(
-            en=f"If the claims step found something, mend that first. {FULL_ACCESS.en}",
-            de=f"Hat der Schritt `claims` etwas beanstandet, zuerst das beheben. {FULL_ACCESS.de}",
+            en=f"If the token claims are complained of above, mend that first. {FULL_ACCESS.en}",
+            de=f"Wird oben der Token-Inhalt beanstandet, zuerst das beheben. {FULL_ACCESS.de}",
         ),
         fix_delegated=Text(
-            en="If the claims step found something, mend that first. Check that the person has "
-            f"an Exchange Online licence and may use IMAP. {FULL_ACCESS_PERSON.en}",
-            de="Hat der Schritt `claims` etwas beanstandet, zuerst das beheben. Prüfen, ob die "
+            en="If the token claims are complained of above, mend that first. Check that the "
+            "person has an Exchange Online licence and may use IMAP. "
+            f"{FULL_ACCESS_PERSON.en}",
+            de="Wird oben der Token-Inhalt beanstandet, zuerst das beheben. Prüfen, ob die "
             "Person eine Exchange-Online-Lizenz hat und IMAP nutzen darf. "
             f"{FULL_ACCESS_PERSON.de}",
         ),

@@ -20,17 +20,16 @@ ENTRIES: Final[tuple[Entry, ...]] = (
             "oder mit falscher Objekt-ID registriert ist",
         ),
         fix=Text(
-            en="If the claims step found something, mend that first. `Set-CASMailbox -Identity "
-            f"$address -PopEnabled $$true`. {FULL_ACCESS.en}",
-            de="Hat der Schritt `claims` etwas beanstandet, zuerst das beheben. "
-            f"`Set-CASMailbox -Identity $address -PopEnabled $$true`. {FULL_ACCESS.de}",
+            en="If the token claims are complained of above, mend that first. `Set-CASMailbox "
+            f"-Identity $address -PopEnabled $$true`. {FULL_ACCESS.en}",
+            de="Wird oben der Token-Inhalt beanstandet, zuerst das beheben. `Set-CASMailbox "
+            f"-Identity $address -PopEnabled $$true`. {FULL_ACCESS.de}",
         ),
         fix_delegated=Text(
-            en="If the claims step found something, mend that first. `Set-CASMailbox -Identity "
-            f"$address -PopEnabled $$true`. {FULL_ACCESS_PERSON.en}",
-            de="Hat der Schritt `claims` etwas beanstandet, zuerst das beheben. "
-            "`Set-CASMailbox -Identity $address -PopEnabled $$true`. "
-            f"{FULL_ACCESS_PERSON.de}",
+            en="If the token claims are complained of above, mend that first. `Set-CASMailbox "
+            f"-Identity $address -PopEnabled $$true`. {FULL_ACCESS_PERSON.en}",
+            de="Wird oben der Token-Inhalt beanstandet, zuerst das beheben. `Set-CASMailbox "
+            f"-Identity $address -PopEnabled $$true`. {FULL_ACCESS_PERSON.de}",
         ),
         seen=("-ERR Authentication failure: unknown user name or bad password.",),
     ),

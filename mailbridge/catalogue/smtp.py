@@ -20,16 +20,16 @@ ENTRIES: Final[tuple[Entry, ...]] = (
             "Objekt-ID registriert, oder das Konto darf von diesem Postfach nicht senden",
         ),
         fix=Text(
-            en=f"If the claims step found something, mend that first. {FULL_ACCESS.en}",
-            de=f"Hat der Schritt `claims` etwas beanstandet, zuerst das beheben. {FULL_ACCESS.de}",
+            en=f"If the token claims are complained of above, mend that first. {FULL_ACCESS.en}",
+            de=f"Wird oben der Token-Inhalt beanstandet, zuerst das beheben. {FULL_ACCESS.de}",
         ),
         fix_delegated=Text(
-            en="If the claims step found something, mend that first: the app needs the "
-            "delegated permission SMTP.Send, and the person runs `$login` afterwards. The "
-            "account $account needs an Exchange Online licence.",
-            de="Hat der Schritt `claims` etwas beanstandet, zuerst das beheben: die App "
-            "braucht die delegierte Berechtigung SMTP.Send, danach führt die Person "
-            "`$login` aus. Das Konto $account braucht eine Exchange-Online-Lizenz.",
+            en="If the token claims are complained of above, mend that first: the app needs "
+            "the delegated permission SMTP.Send, and the person runs `$login` afterwards. "
+            "The account $account needs an Exchange Online licence.",
+            de="Wird oben der Token-Inhalt beanstandet, zuerst das beheben: die App braucht "
+            "die delegierte Berechtigung SMTP.Send, danach führt die Person `$login` aus. "
+            "Das Konto $account braucht eine Exchange-Online-Lizenz.",
         ),
         seen=("535 5.7.3 Authentication unsuccessful",),
     ),
