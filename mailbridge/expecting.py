@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from mailbridge.config import Config
+from mailbridge.config import Config, Mailbox
 from mailbridge.config.probe_rules import able, told
 from mailbridge.errors import PermanentError
 from mailbridge.http.control import Command
@@ -107,3 +107,10 @@ def state_of(row: ProbeRow) -> dict[str, Any]:
 def text(moment: datetime | None) -> str | None:
     """Return a moment as answers have it."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else None
+
+
+def author(mailbox: Mailbox) -> str:
+    """Return whom a mailbox sends as when nobody says."""
+    own = mailbox.address.casefold()
+    allowed = mailbox.send.send_as if mailbox.send is not None else ()
+    return next((one for one in allowed if one.casefold() == own), (*allowed, mailbox.address)[0])

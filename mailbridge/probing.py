@@ -25,6 +25,7 @@ import structlog
 from mailbridge.compose.draft import Handed, Origin, Taken
 from mailbridge.config import Config, Mailbox
 from mailbridge.errors import MailbridgeError, PermanentError, StoreRefused
+from mailbridge.expecting import author
 from mailbridge.health import ProbeHealth
 from mailbridge.http.control import Command
 from mailbridge.probe_findings import Stopped
@@ -197,7 +198,7 @@ class Probing:
         if mailbox is None or mailbox.probe is None or mailbox.send is None:
             return  # a reload has taken it away meanwhile
         self._made_up.discard(name)
-        mail = compose(sender=_author(mailbox), to=mailbox.address, at=self._around.now())
+        mail = compose(sender=author(mailbox), to=mailbox.address, at=self._around.now())
         begun = await self._store.expect(
             Expected(
                 mailbox=name,
@@ -230,13 +231,6 @@ class Probing:
         digest = hashlib.sha256(mail.raw).hexdigest()
         origin = Origin(via="probe", client="(probe)", key=mail.nonce, digest=digest)
         return await self._hand_over(handed, origin)
-
-
-def _author(mailbox: Mailbox) -> str:
-    """Return whom a mailbox sends as when nobody says."""
-    own = mailbox.address.casefold()
-    allowed = mailbox.send.send_as if mailbox.send is not None else ()
-    return next((one for one in allowed if one.casefold() == own), (*allowed, mailbox.address)[0])
 
 
 def _job(name: str) -> str:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from mailbridge.answers import Answers
 from mailbridge.build import Builder, Daemon, utc_now
-from mailbridge.compose.draft import Draft, Origin, Written
+from mailbridge.compose.draft import Handed, Origin
+from mailbridge.expecting import author
 from mailbridge.http.control import Command
 from mailbridge.operate import Operator
 from mailbridge.sign_in_desk import SignInDesk, public_url
+from mailbridge.test_mail import compose
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -68,15 +70,15 @@ class Serving:
 
 
 async def _test_mail(daemon: Daemon, operator: Operator, mailbox: str) -> str:
-    """Queue a mail from a mailbox to itself; returns its id."""
-    draft = Draft(
-        sender=Written(mailbox),
-        mailbox=mailbox,
-        to=(Written(daemon.config.mailboxes[mailbox].address),),
-        subject="mailbridge: this mailbox can send",
-        text="Somebody has signed in for this mailbox, and mailbridge can send from it.\n",
+    """Queue a test mail from a mailbox to itself; returns its id."""
+    box = daemon.config.mailboxes[mailbox]
+    mail = compose(sender=author(box), to=box.address, at=utc_now())
+    # Announced, so that no alarm server takes it for a mail when it arrives.
+    await operator.expecting.expect(
+        {"mailbox": mailbox, "nonce": mail.nonce, "message_id": mail.message_id}
     )
-    taken = await operator.outbox.send(draft, Origin(via="api", client="sign-in"))
+    handed = Handed(raw=mail.raw, sender=mailbox, recipients=(box.address,))
+    taken = await operator.outbox.hand_over(handed, Origin(via="api", client="sign-in"))
     return taken.id
 
 

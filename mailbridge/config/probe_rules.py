@@ -72,6 +72,26 @@ def check_probes(
                 "`webhooks: [NAME]`.",
             )
         _check_look(path, mailbox, mailbox.probe, problems)
+        if other := _twin(name, mailboxes):
+            problems.add(
+                path,
+                f"mailboxes.{other} watches the same folder, and would take the probe for a mail",
+                "keep one of the two mailboxes, or this one without `probe`.",
+            )
+
+
+def _twin(name: str, mailboxes: Mapping[str, Mailbox]) -> str | None:
+    """Return another mailbox that sees the same mails."""
+    address, fetch = mailboxes[name].address.casefold(), mailboxes[name].fetch
+    same = (
+        other
+        for other, box in mailboxes.items()
+        if other != name
+        and box.address.casefold() == address
+        and box.fetch.protocol != "none"
+        and {*box.fetch.folders} & {*fetch.folders}
+    )
+    return next(same, None)
 
 
 def _check_webhooks(

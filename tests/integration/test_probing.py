@@ -14,9 +14,10 @@ import pytest
 from mailbridge.build import Daemon
 from mailbridge.config import Config, load
 from mailbridge.http.control import ask
-from mailbridge.operate import status
+from mailbridge.operate import Operator, status
 from mailbridge.sandbox.receiver import Answer, Receiver
 from mailbridge.schemas import event_schema
+from mailbridge.serving import _test_mail as sign_in_mail
 from mailbridge.test_mail import compose, mark_of
 from tests.servers.post_office import PATIENCE, PostOffice, post_office
 from tests.servers.sandbox_client import ADDRESS
@@ -374,3 +375,16 @@ async def test_a_reload_takes_a_probe_away(site: Site) -> None:
         row = await site.row()
     assert (row["state"], row["logins"]) == ("ok", logins)
     assert site.heard("probe.missed") == []
+
+
+async def test_the_mail_after_a_sign_in_wakes_nobody(site: Site) -> None:
+    """Whoever signs in for an alarm mailbox by a link hears that it sends; no siren does."""
+    async with site.office.open() as daemon:
+        operator = Operator(daemon=daemon, sign_ins=None)  # type: ignore[arg-type]  # nobody signs in
+        name = await sign_in_mail(daemon, operator, "alarm")
+        await site.told("test.ping")
+        log = await log_of(daemon)
+        send = await daemon.store.sends.status(name)
+    assert log == [("alarm", "test")]
+    assert send is not None
+    assert (send.state, site.siren.requests) == ("sent", [])

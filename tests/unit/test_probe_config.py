@@ -119,6 +119,17 @@ def test_a_probe_that_cannot_come_through(
     )
 
 
+def test_nobody_else_may_take_a_probe_for_a_mail(tmp_path: Path) -> None:
+    """A second mailbox on the same folder does not know the nonce of the first one's probe."""
+    twin = "  b: {address: A@x.example, app: one, fetch: {folders: [INBOX, Other]}}\nwebhooks:"
+    found = judged(tmp_path, ("webhooks:\n  erp", f"{twin}\n  erp"))
+    assert found.config is None
+    [problem] = found.problems
+    assert (problem.path, "mailboxes.b" in problem.message) == ("mailboxes.a.probe", True)
+    apart = twin.replace("INBOX, Other", "Other")
+    assert judged(tmp_path, ("webhooks:\n  erp", f"{apart}\n  erp")).config is not None
+
+
 def test_what_is_hardly_meant_is_warned_of(tmp_path: Path) -> None:
     """A probe arrives in the inbox, and a crontab may look too late."""
     for new in ("{folders: [Alarm]}", '{push: false, cron: "0 * * * *"}'):
