@@ -1,11 +1,14 @@
-"""How fast queued mail leaves, beside a bare loop of aiosmtplib on the same Postfix.
+"""How fast queued mail leaves and the API takes it, beside bare loops in the same run.
 
-    python -m benchmarks.sending [--mails 600] [--runs 3] [--connections 3]
+    python -m benchmarks.sending [--mails 600] [--runs 3] [--connections 3] [--requests 1000]
 
-Both hand the same mails to a real Postfix by STARTTLS and XOAUTH2, over the same number of
-connections. The loop keeps its mails in memory and forgets them; mailbridge has them in its
-database with every commit on disk, notes each as in doubt before the final dot and as sent after
-it. Required: within 25 % of the loop. Exit code 1 when that is missed.
+The first: a loop of aiosmtplib on the same Postfix, and what is queued here. Both hand the same
+mails to a real Postfix by STARTTLS and XOAUTH2, over the same number of connections. The loop keeps
+its mails in memory and forgets them; mailbridge has them in its database with every commit on disk,
+notes each as in doubt before the final dot and as sent after it. Required: within 25 % of the loop.
+The second is in ``sending_api``; required: 300 accepted a second. What others do on the machine
+slows both sides of a comparison, so runs alternate and the share is the median of theirs; CPU is
+for each mail, whoever else runs. Exit code 1 when a goal is missed.
 """
 
 from __future__ import annotations
@@ -21,9 +24,12 @@ import time
 from pathlib import Path
 
 import aiosmtplib
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import sending_api
+from benchmarks.sending_api import quiet
 from mailbridge.compose.draft import Draft, Origin, Written
 from mailbridge.model import Outgoing
 from tests.servers.postfix import Postfix
@@ -35,6 +41,9 @@ ADDRESS = "alarm@feuerwehr.example"
 #: what is measured
 OTHER = "somebody@wache.example"
 REQUIRED = 0.75
+ACCEPTED = 300
+#: mails a second, and milliseconds of CPU for each
+Pace = tuple[float, float]
 
 
 def mails(count: int) -> list[bytes]:
@@ -52,8 +61,8 @@ def mails(count: int) -> list[bytes]:
     ]
 
 
-async def bare(postfix: Postfix, minter: Minter, raws: list[bytes], connections: int) -> float:
-    """Send with nothing but the library; returns mails a second."""
+async def bare(postfix: Postfix, minter: Minter, raws: list[bytes], connections: int) -> Pace:
+    """Send with nothing but the library."""
     waiting = list(raws)
     context = ssl.create_default_context(cafile=str(postfix.ca_file))
     credential = f"user={ADDRESS}\x01auth=Bearer {minter.mint_app()}\x01\x01".encode()
@@ -68,13 +77,19 @@ async def bare(postfix: Postfix, minter: Minter, raws: list[bytes], connections:
             while waiting:
                 await client.sendmail(ADDRESS, [OTHER], waiting.pop())
 
-    began = time.perf_counter()
+    count, began, cpu = len(raws), time.perf_counter(), time.process_time()
     await asyncio.gather(*(work() for _ in range(connections)))
-    return len(raws) / (time.perf_counter() - began)
+    return _pace(count, began, cpu)
 
 
-async def bridged(postfix: Postfix, minter: Minter, raws: list[bytes], connections: int) -> float:
-    """Send what lies accepted in the database; returns mails a second."""
+def _pace(count: int, began: float, cpu: float) -> Pace:
+    """Return mails a second, and this process's milliseconds of CPU for each."""
+    seconds = time.perf_counter() - began
+    return count / seconds, 1000 * (time.process_time() - cpu) / count
+
+
+async def bridged(postfix: Postfix, minter: Minter, raws: list[bytes], connections: int) -> Pace:
+    """Send what lies accepted in the database."""
     with tempfile.TemporaryDirectory(prefix="mb-bench-") as home:
         config = config_of(Path(home), postfix, ADDRESS, connections=connections)
         async with desk(config, minter.mint_app) as sender:
@@ -88,12 +103,12 @@ async def bridged(postfix: Postfix, minter: Minter, raws: list[bytes], connectio
                     for number, raw in enumerate(raws)
                 )
             )
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             sender.sending.dispatcher.wake()
             health = sender.sending.dispatcher.health
             while health.delivered <= len(raws):  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(0.005)
-            return len(raws) / (time.perf_counter() - began)
+            return _pace(len(raws), began, cpu)
 
 
 def _outgoing(number: int, raw: bytes) -> Outgoing:
@@ -108,10 +123,8 @@ def _outgoing(number: int, raw: bytes) -> Outgoing:
     )
 
 
-async def _measure(
-    postfix: Postfix, minter: Minter, given: argparse.Namespace
-) -> list[list[float]]:
-    found: list[list[float]] = [[], []]
+async def _measure(postfix: Postfix, minter: Minter, given: argparse.Namespace) -> list[list[Pace]]:
+    found: list[list[Pace]] = [[], []]
     await bare(postfix, minter, mails(50), given.connections)
     for _ in range(given.runs):
         for rates, way in zip(found, (bare, bridged), strict=True):
@@ -123,25 +136,54 @@ async def _measure(
 
 def main() -> int:
     """Run from the command line; returns 1 when the requirement is missed."""
-    parser = argparse.ArgumentParser(description="sending, beside a bare loop")
+    parser = argparse.ArgumentParser(description="sending, beside bare loops")
     parser.add_argument("--mails", type=int, default=600)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--connections", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=1000, help="to the API; 0: none")
     given = parser.parse_args()
+    quiet()
+    console = Console(soft_wrap=True)
+    held = [_leave(given, console)] if given.mails else []
+    held += [_taken(given, console)] if given.requests else []
+    return 0 if all(held) else 1
+
+
+def _leave(given: argparse.Namespace, console: Console) -> bool:
     minter = Minter()
     with Postfix(minter.rules, probe_token=minter.mint_app) as postfix:
-        loop, ours = asyncio.run(_measure(postfix, minter, given))
-    shown = Table(title=f"{given.mails} mails over {given.connections} connections, per second")
-    for name in ("", "median", "runs"):
+        loop, ours = uvloop.run(_measure(postfix, minter, given))
+    shown = Table(title=f"{given.mails} mails over {given.connections} connections")
+    for name in ("", "a second", "CPU ms a mail", "runs"):
         shown.add_column(name, justify="right" if name else "left")
-    for name, rates in (("bare loop, nothing kept", loop), ("mailbridge, durable", ours)):
-        runs = " ".join(f"{one:.0f}" for one in rates)
-        shown.add_row(name, f"{statistics.median(rates):.0f}", runs)
-    console = Console(soft_wrap=True)
+    for name, paces in (("bare loop, nothing kept", loop), ("mailbridge, durable", ours)):
+        runs = " ".join(f"{rate:.0f}" for rate, _ in paces)
+        rate, cpu = (statistics.median(figures) for figures in zip(*paces, strict=True))
+        shown.add_row(name, f"{rate:.0f}", f"{cpu:.1f}", runs)
     console.print(shown)
-    share = statistics.median(ours) / statistics.median(loop)
-    console.print(f"{share:.0%} of the loop; required: {REQUIRED:.0%}")
-    return 0 if share >= REQUIRED else 1
+    shares = [one[0] / other[0] for one, other in zip(ours, loop, strict=True)]
+    share = statistics.median(shares)
+    each = " ".join(f"{one:.0%}" for one in shares)
+    console.print(f"{share:.0%} of the loop ({each}); required: {REQUIRED:.0%}")
+    return share >= REQUIRED
+
+
+def _taken(given: argparse.Namespace, console: Console) -> bool:
+    found = sending_api.measure(given.requests, given.runs)
+    shown = Table(title=f"{given.requests} requests over {sending_api.CLIENTS} connections")
+    for name in ("", "a second", "CPU ms each", "commits each", "runs"):
+        shown.add_column(name, justify="right" if name else "left")
+    for path, paces in found.items():
+        rate, cpu, commits = (sending_api.middle(paces, one) for one in ("rate", "cpu", "commits"))
+        runs = " ".join(f"{one.rate:.0f}" for one in paces)
+        shown.add_row(f"POST {path}", f"{rate:.0f}", f"{cpu:.2f}", f"{commits:.2f}", runs)
+    console.print(shown)
+    rate = sending_api.middle(found[sending_api.SEND], "rate")
+    part = rate / sending_api.middle(found[sending_api.EMPTY], "rate")
+    console.print(
+        f"{rate:.0f} accepted a second; required: {ACCEPTED}; {part:.0%} of the empty one"
+    )
+    return rate >= ACCEPTED
 
 
 if __name__ == "__main__":
