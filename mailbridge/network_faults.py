@@ -45,10 +45,11 @@ class NoGreeting(TimeoutError):  # noqa: N818 - named for what happened
 
 def tls_code(exc: BaseException) -> str:
     """Return the code of what TLS failed for; empty when it is nothing in particular."""
+    # Both attributes are OpenSSL's: an error that Python itself raises has neither.
     if isinstance(exc, ssl.SSLCertVerificationError):
-        return _CERTIFICATES.get(exc.verify_code, "tls.certificate")
+        return _CERTIFICATES.get(getattr(exc, "verify_code", 0), "tls.certificate")
     if isinstance(exc, ssl.SSLError):
-        return _REASONS.get(exc.reason or "", "")
+        return _REASONS.get(getattr(exc, "reason", None) or "", "")
     return ""
 
 

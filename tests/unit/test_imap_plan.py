@@ -367,9 +367,13 @@ def _hours(count: int) -> timezone:
         (
             imaplib.IMAP4.error("FETCH command error: BAD [b'Command Argument Error. 11']"),
             Refused,
-            "imap.refused",
+            "imap.bad_argument",
         ),
-        (imaplib.IMAP4.error("fetch failed: Server Unavailable. 15"), Refused, "imap.refused"),
+        (
+            imaplib.IMAP4.error("fetch failed: Server Unavailable. 15"),
+            Refused,
+            "imap.server_unavailable",
+        ),
         (imaplib.IMAP4.readonly("INBOX is not writable"), SignInRejected, "imap.read_only"),
         (ValueError("unexpected message list format"), Unavailable, "imap.protocol"),
         (MemoryError(), Unavailable, "imap.protocol"),

@@ -770,7 +770,7 @@ async def test_a_refused_question_is_refused(
 
     async with watching(scripted, pool) as one:
         scripted.scripts["NOOP"] = noop
-        assert (await failure_of(one.unchanged())).code == "imap.refused"
+        assert (await failure_of(one.unchanged())).code == "imap.server_unavailable"
 
 
 @pytest.mark.parametrize("chunk", [b"x" * 4096, b"* OK Still here\r\n" * 200])
