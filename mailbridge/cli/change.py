@@ -116,7 +116,10 @@ def queue_list(
 
 def queue_retry(
     ctx: typer.Context,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID…")] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ID…", help="Delivery numbers or webhook-ids."),
+    ] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="Every dead letter.")] = False,
     webhook: Annotated[
@@ -143,7 +146,9 @@ def queue_retry(
 
 def queue_drop(
     ctx: typer.Context,
-    ids: Annotated[list[str], typer.Argument(metavar="ID…")],
+    ids: Annotated[
+        list[str], typer.Argument(metavar="ID…", help="Delivery numbers or webhook-ids.")
+    ],
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Yes, these are not to be delivered.")] = False,
 ) -> None:
@@ -159,7 +164,7 @@ def queue_drop(
 
 def replay(
     ctx: typer.Context,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID…")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID…", help="Webhook-ids.")] = None,
     *,
     mailbox: Annotated[
         str | None,
@@ -226,7 +231,10 @@ def db_upgrade(ctx: typer.Context) -> None:
     say("the schema is current")
 
 
-def db_backup(ctx: typer.Context, file: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
+def db_backup(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the copy goes.")],
+) -> None:
     """Write a consistent copy of the SQLite database, also while the daemon runs."""
     from mailbridge.cli.main import load_config
 

@@ -167,7 +167,9 @@ def _why(row: MessageRow, lang: Language) -> str:
 
 def trace(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="ID")],
+    name: Annotated[
+        str, typer.Argument(metavar="ID", help="A webhook-id, Message-ID or delivery number.")
+    ],
     *,
     lang: Lang = None,
     as_json: AsJson = False,

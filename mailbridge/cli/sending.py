@@ -119,8 +119,12 @@ def send(  # noqa: PLR0913 - its options
     ],
     to: Annotated[list[str], typer.Option("--to", metavar="ADDR", help="Once for each.")],
     subject: Annotated[str, typer.Option(help="The subject.")],
-    cc: Annotated[list[str] | None, typer.Option("--cc", metavar="ADDR")] = None,
-    bcc: Annotated[list[str] | None, typer.Option("--bcc", metavar="ADDR")] = None,
+    cc: Annotated[
+        list[str] | None, typer.Option("--cc", metavar="ADDR", help="Once for each.")
+    ] = None,
+    bcc: Annotated[
+        list[str] | None, typer.Option("--bcc", metavar="ADDR", help="Once for each.")
+    ] = None,
     body: Annotated[
         str | None, typer.Option(metavar="TEXT|-", help="The text; -: from standard input.")
     ] = None,

@@ -16,6 +16,7 @@ from scripts.manual_pages import Command, commands
 
 ROOT = Path(__file__).parents[2]
 MAN = ROOT / "docs/man/mailbridge.1"
+FILES = manual.files()
 COMMANDS = [command for command in commands() if not command.group]
 
 
@@ -32,10 +33,10 @@ def plain(text: str) -> str:
     return " ".join(re.sub(r"\\f[BR]|\\&|`", "", text).split())
 
 
-@pytest.mark.parametrize("name", sorted(manual.files()))
+@pytest.mark.parametrize("name", sorted(FILES))
 def test_what_is_generated_is_up_to_date(name: str) -> None:
     """A help text that changes changes the manual too: `make docs` was run."""
-    assert (ROOT / name).read_text(encoding="utf-8") == manual.files()[name]
+    assert (ROOT / name).read_text(encoding="utf-8") == FILES[name]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
@@ -55,6 +56,12 @@ def test_every_option_that_help_shows_stands_in_both(command: Command) -> None:
     for option in options - {"--help", "-h"}:
         assert option in man, option
         assert option in reference, option
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_everything_that_can_be_written_is_explained(command: Command) -> None:
+    """No argument and no option is without a help text."""
+    assert [term.written for term in command.terms if term.help in {"", "[required]"}] == []
 
 
 def test_the_options_of_the_program_stand_in_both() -> None:
