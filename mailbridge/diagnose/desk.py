@@ -17,6 +17,7 @@ from mailbridge.config import Config
 from mailbridge.diagnose.round_trip import Ping, Trip
 from mailbridge.diagnose.smtp import Letter
 from mailbridge.diagnose.steps import Diagnosis
+from mailbridge.errors import PermanentError
 from mailbridge.http.control import Command
 from mailbridge.sign_in.base import SignIn
 from mailbridge.store.base import GrantStore
@@ -52,6 +53,12 @@ class DiagnosisDesk:
         """
         name, to = asked["mailbox"], asked.get("send_to")
         config = self._config()
+        if name not in config.mailboxes:
+            raise PermanentError(
+                f"the running daemon knows no mailbox {name}",
+                code="control.no_mailbox",
+                fix="reload it: systemctl reload mailbridge",
+            )
 
         async def ask(command: str, what: Mapping[str, Any]) -> Mapping[str, Any]:
             return await self._expecting[command](what)

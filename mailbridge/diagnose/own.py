@@ -144,6 +144,22 @@ _ENTRIES: Final = (
         "passing",
     ),
     _entry(
+        "control.no_mailbox",
+        (
+            "the running daemon does not know this mailbox: the file has changed since it read it",
+            (
+                "der laufende Dienst kennt dieses Postfach nicht: die Datei hat sich geändert, "
+                "seit er "
+                "sie gelesen hat"
+            ),
+        ),
+        (
+            "have it read the file again: systemctl reload mailbridge",
+            "ihn die Datei neu lesen lassen: systemctl reload mailbridge",
+        ),
+        "configuration",
+    ),
+    _entry(
         "bug",
         (
             "a fault of mailbridge ended this step; the others are not affected",

@@ -93,6 +93,7 @@ class Diagnosis:
 
     async def steps(self) -> AsyncIterator[Step]:
         """Run the steps in order; after a failure those that build on it are skipped."""
+        #: or left out: there is nothing to build on
         failed: set[str] = set()
         try:
             for name, (work, needs) in self._plan().items():
@@ -104,7 +105,7 @@ class Diagnosis:
                     yield Step(id=name, status="skipped", detail=detail, seconds=0.0)
                     continue
                 step = await self._one(name, work)
-                if step.status == "failed":
+                if step.status in {"failed", "skipped"}:
                     failed.add(name)
                 yield step
         finally:

@@ -21,6 +21,7 @@ from mailbridge.catalogue.base import Text
 from mailbridge.config import Config, load
 from mailbridge.diagnose import arrival, words
 from mailbridge.diagnose.arrival import pauses, until
+from mailbridge.diagnose.desk import DiagnosisDesk
 from mailbridge.diagnose.finding import Fault, Told
 from mailbridge.diagnose.mail import ImapProbe, probe
 from mailbridge.diagnose.own import OWN
@@ -388,6 +389,18 @@ def test_every_word_is_there_in_both_languages() -> None:
 
 def _fields(text: str) -> set[str]:
     return {name for _, name, _, _ in Formatter().parse(text) if name}
+
+
+async def test_a_mailbox_that_the_daemon_does_not_know_yet_is_told_of(tmp_path: Path) -> None:
+    """The file has it and the daemon was not reloaded: the fix is the reload, not a traceback."""
+    of = config(tmp_path)
+    desk = DiagnosisDesk(
+        config=lambda: of, sign_in=lambda _name: Person(""), grants=Grants(None), expecting={}
+    )
+    with pytest.raises(PermanentError) as caught:
+        await desk.commands()["diagnose"]({"mailbox": "newer"})
+    assert caught.value.code == "control.no_mailbox"
+    assert "reload" in caught.value.fix
 
 
 # -- arrival

@@ -181,6 +181,21 @@ async def test_webhooks_are_told_once_and_by_message_id(bench: Bench) -> None:
     assert journey.pings == [f"receiver {journey.letter.message_id}"]
 
 
+async def test_where_nobody_fetches_nobody_waits(bench: Bench) -> None:
+    """A mailbox that only sends: the mail is sent, what cannot be seen is left out, nothing failed.
+
+    Nobody is asked, and no webhook is told of what nobody saw.
+    """
+    journey = Journey()
+    steps = await bench.steps(
+        lambda text: text.replace("protocol: imap", "protocol: none"), journey.trip(60.0)
+    )
+    assert steps["send"].status == "ok"
+    assert [steps[name].status for name in ("arrival", "delivery")] == ["skipped"] * 2
+    assert failed(steps) == {}
+    assert journey.pings == []
+
+
 @pytest.mark.parametrize(
     ("said", "code"),
     [
