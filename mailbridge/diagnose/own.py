@@ -149,8 +149,7 @@ _ENTRIES: Final = (
             "the running daemon does not know this mailbox: the file has changed since it read it",
             (
                 "der laufende Dienst kennt dieses Postfach nicht: die Datei hat sich geändert, "
-                "seit er "
-                "sie gelesen hat"
+                "seit er sie gelesen hat"
             ),
         ),
         (
