@@ -69,7 +69,8 @@ esac
 """
 #: Compose would make a network of its own; these containers share this machine's, with the tenant
 _ON_LOOPBACK: Final = """#!/bin/bash
-[ "$1" != network ] || exit 0
+# The image is built already; old versions would build it again before each command.
+case $1 in network | build) exit 0 ;; esac
 words=()
 while [ $# -gt 0 ]; do
     case $1 in

@@ -22,6 +22,8 @@ from tests.services.lab import HOME, run
 #: begins the name of every control group and machine of ours; the rest is the process's id
 PREFIX: Final = "mailbridge-test-"
 _SECONDS: Final = 60
+#: systemd-nspawn leaves an empty folder here for each machine
+_PROPAGATE: Final = Path("/run/systemd/nspawn/propagate")
 #: SIGRTMIN+4 asks systemd to power off
 _POWER_OFF: Final = signal.SIGRTMIN + 4
 #: goes into control groups, up to --, and becomes the command behind it
@@ -87,7 +89,7 @@ def booted(root: Path, checkout: Path, log: Path) -> Iterator[Machine]:
         for group in groups:
             remove_group(group)
         with suppress(OSError):
-            Path("/run/systemd/nspawn/propagate", name).rmdir()
+            (_PROPAGATE / name).rmdir()
 
 
 def own_groups(name: str, controllers: set[str]) -> list[Path]:
@@ -120,6 +122,9 @@ def sweep() -> None:
             owner = re.fullmatch(rf"{PREFIX}(?:box-)?(\d+)", group.name)
             if owner and not Path("/proc", owner[1]).exists():
                 remove_group(group)
+    for left in _PROPAGATE.glob(f"{PREFIX}*"):
+        if not Path("/proc", left.name.removeprefix(PREFIX)).exists():
+            left.rmdir()
 
 
 def remove_group(group: Path) -> None:

@@ -208,5 +208,14 @@ def test_it_runs_without_compose(built: Container) -> None:
     built.engine.clear()
 
 
+def test_it_is_removed(built: Container) -> None:
+    """After the documented commands neither container nor image is left; the volume is."""
+    built.start()
+    built.engine.sh(DOCUMENT["Remove"][0])
+    assert not built.engine.succeeds("docker inspect mailbridge > /dev/null 2>&1")
+    assert not built.engine.succeeds("docker image exists localhost/mailbridge:latest")
+    assert "_state" in built.engine.sh("docker volume ls")
+
+
 def _named(container: Container, event: str) -> list[dict[str, Any]]:
     return [line for line in container.events() if line["event"] == event]

@@ -56,9 +56,13 @@ def test_it_is_ready_when_the_daemon_is_and_does_the_main_job(service: Service) 
     """A start returns when all loops run; then mail arrives, and the commands find the daemon."""
     service.restart()
     assert service.show("StatusText") == "watching 1 folder(s)"
-    said = [line["MESSAGE"] for line in service.journal()]
-    daemon = max(n for n, line in enumerate(said) if '"daemon.started"' in line)
-    started = max(n for n, line in enumerate(said) if line.startswith("Started "))
+    journal = service.journal()
+    (daemon,) = (
+        n
+        for n, line in enumerate(journal)
+        if line.get("_PID") == str(service.pid) and '"daemon.started"' in line["MESSAGE"]
+    )
+    started = max(n for n, line in enumerate(journal) if line["MESSAGE"].startswith("Started "))
     assert daemon < started
     service.stage.wait_for(*[service.stage.deliver(number) for number in range(3)])
 
