@@ -76,10 +76,10 @@ class Page:
 
     def links(self) -> Iterator[tuple[int, str]]:
         """Give the line and the target of every link and picture that leads to a file."""
-        for number, line in enumerate(_CODE.sub(_blank, self.prose).splitlines(), 1):
-            for target in (*_LINK.findall(line), *_SOURCE.findall(line)):
-                if not re.match(r"[a-z]+:", target):
-                    yield number, unquote(target)
+        text = _CODE.sub(_blank, self.prose)
+        for found in (*_LINK.finditer(text), *_SOURCE.finditer(text)):
+            if not re.match(r"[a-z]+:", found[1]):
+                yield text.count("\n", 0, found.start()) + 1, unquote(found[1])
 
     def spans(self) -> Iterator[tuple[int, str]]:
         """Give the line and the text of everything between backticks."""
