@@ -20,6 +20,8 @@ LEVELS = {"exception": "error"} | {
     name: name for name in ("debug", "info", "warning", "error", "critical")
 }
 BEGIN, END = "<!-- events -->", "<!-- end of events -->"
+_FIRST = ("mailbox", "folder", "app", "sink")
+_LAST = ("took_ms", "exception", "…")
 _HEAD = "| event | level | fields | meaning |\n|---|---|---|---|\n"
 _ROW = re.compile(r"^\| `([a-z_.]+)` \| .*? \| .*? \| (.*) \|$", re.MULTILINE)
 
@@ -169,12 +171,17 @@ def page(text: str, found: Mapping[str, Event]) -> str:
 
 def _row(name: str, event: Event, meaning: str) -> str:
     levels = ", ".join(sorted(event.levels, key=list(LEVELS).index))
-    fields = ", ".join(one if one == "…" else f"`{one}`" for one in sorted(event.fields, key=_last))
+    fields = ", ".join(
+        one if one == "…" else f"`{one}`" for one in sorted(event.fields, key=_place)
+    )
     return f"| `{name}` | {levels} | {fields} | {meaning} |\n"
 
 
-def _last(name: str) -> bool:
-    return name == "…"
+def _place(name: str) -> tuple[int, str]:
+    """Sort by what an event is about; the rest by name, so that moved code changes nothing."""
+    if name in _FIRST:
+        return _FIRST.index(name), name
+    return len(_FIRST) + (_LAST.index(name) + 1 if name in _LAST else 0), name
 
 
 def main() -> int:
