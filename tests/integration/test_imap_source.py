@@ -445,8 +445,16 @@ async def test_bodies_are_fetched_within_the_room_that_is_given(
         ("imap.bye_on_command", {"command": "SEARCH"}, "imap.bye"),
         ("imap.drop_on_command", {"command": "SEARCH"}, "imap.eof"),
         ("imap.token_expired", {"command": "SEARCH"}, "imap.token_expired"),
-        ("imap.server_unavailable", {"command": "SEARCH", "form": "NO"}, "imap.server_unavailable"),
-        ("imap.server_unavailable", {"command": "SEARCH", "form": "BAD"}, "imap.server_unavailable"),
+        (
+            "imap.server_unavailable",
+            {"command": "SEARCH", "form": "NO"},
+            "imap.server_unavailable",
+        ),
+        (
+            "imap.server_unavailable",
+            {"command": "SEARCH", "form": "BAD"},
+            "imap.server_unavailable",
+        ),
         ("imap.server_unavailable", {"command": "SEARCH", "form": "untagged"}, "imap.bye"),
     ],
 )
