@@ -7,6 +7,10 @@ import socket
 import time
 from typing import Final
 
+import structlog
+
+log = structlog.get_logger()
+
 #: bytes of a status text; systemd shows one line
 STATUS_LIMIT: Final = 200
 
@@ -47,9 +51,14 @@ class Service:
             return
         # A leading @ stands for the abstract namespace (sd_notify(3)).
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            channel.connect(address)
-            channel.sendall(text.encode())
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+                channel.connect(address)
+                channel.sendall(text.encode())
+        except OSError as error:
+            # A manager that cannot be told is no reason to deliver nothing: in a container the
+            # variable may be there and the socket not. A real one acts by its own timeouts.
+            log.warning("service.not_told", reason=type(error).__name__)
 
 
 def _line(text: str) -> str:

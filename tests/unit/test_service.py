@@ -6,12 +6,14 @@ import asyncio
 import random
 import socket
 import stat
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from mailbridge.errors import MailbridgeError, StoreRefused
 from mailbridge.http.control import ask, control, socket_path
@@ -36,6 +38,27 @@ def test_systemd_hears_ready_alive_and_stopping(tmp_path: Path) -> None:
         b"STOPPING=1\nSTATUS=stopping",
     ]
     assert service.watchdog_seconds == 60.0
+
+
+def test_systemd_hears_when_a_reload_begins(tmp_path: Path) -> None:
+    """With the moment by the clock that systemd 253 and newer compare with their own."""
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(path))
+        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        Service({"NOTIFY_SOCKET": str(path)}).reloading()
+        after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        said = dict(line.split("=", 1) for line in systemd.recv(4096).decode().splitlines())
+
+    assert said["RELOADING"] == "1"
+    assert before <= int(said["MONOTONIC_USEC"]) <= after
+
+
+def test_a_manager_that_is_gone_ends_nothing(tmp_path: Path) -> None:
+    """The daemon goes on delivering, and its log says that it could not tell."""
+    with capture_logs() as logs:
+        Service({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ready("x")
+    assert [line["event"] for line in logs] == ["service.not_told"]
 
 
 def test_without_systemd_nothing_is_sent() -> None:
