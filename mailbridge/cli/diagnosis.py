@@ -250,7 +250,7 @@ def _print_step(step: Step, lang: Language) -> None:
     width = max(len(mark.of(lang)) for mark in MARKS.values())
     mark = f"{MARKS[step.status].of(lang):<{width}}"
     typer.secho(f"  {mark}", fg=_COLOUR[step.status], nl=False)
-    say(f"  {name_of(step.id, lang):<14} {step.seconds:6.2f} s  {step.detail}")
+    say(f"  {name_of(step.id, lang):<18} {step.seconds:6.2f} s  {step.detail}")
     lines = []
     if step.cause and step.cause != step.detail:
         lines.append(word("cause", lang, text=f"{step.cause} [{step.code}]"))

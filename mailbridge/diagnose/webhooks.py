@@ -53,4 +53,5 @@ async def reach(name: str, webhook: Webhook) -> Told:
     async with sink:
         reached = await sink.reach()
     secured = told("webhook.tls", version=reached.tls) if reached.tls else told("nothing")
-    return told("webhook.ok", origin=webhook.origin, peer=reached.peer, tls=secured)
+    place = {"peer": reached.peer, "port": reached.port}
+    return told("webhook.ok", origin=webhook.origin, tls=secured, **place)

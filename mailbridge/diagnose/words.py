@@ -247,8 +247,8 @@ WORDS: Final[Mapping[str, Text]] = {
     ),
     # webhooks
     "webhook.ok": _t(
-        "{origin}, connected to {peer}{tls}; nothing was posted",
-        "{origin}, verbunden mit {peer}{tls}; es wurde nichts gesendet",
+        "{origin}, connected to {peer} port {port}{tls}; nothing was posted",
+        "{origin}, verbunden mit {peer} Port {port}{tls}; es wurde nichts gesendet",
     ),
     "webhook.tls": _t(
         ", {version}, certificate trusted", ", {version}, Zertifikat vertrauenswürdig"

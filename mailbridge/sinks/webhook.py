@@ -99,6 +99,7 @@ class Reached(NamedTuple):
     """Where a connection led: the address (of the proxy, if one is used), and TLS's version."""
 
     peer: str
+    port: int
     tls: str
 
 
@@ -306,7 +307,7 @@ class WebhookSink:
         protocol.close()
         if closed is not None:
             await closed
-        return Reached(peer=f"{peer[0]} port {peer[1]}", tls=tls.version() if tls else "")
+        return Reached(peer=peer[0], port=peer[1], tls=tls.version() if tls else "")
 
     async def _post(
         self, session: aiohttp.ClientSession, body: bytes, headers: Mapping[str, str]
