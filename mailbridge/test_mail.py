@@ -85,8 +85,11 @@ def mark_of(raw: bytes) -> str | None:
 
 
 def _header_block(raw: bytes) -> bytes:
-    ends = (raw.find(blank, 0, _SEARCHED) for blank in (b"\r\n\r\n", b"\n\n"))
-    return raw[: min((end for end in ends if end >= 0), default=_SEARCHED)]
+    # The second search ends where the first has: a body may be long, and every mail comes by here.
+    end = raw.find(b"\r\n\r\n", 0, _SEARCHED)
+    bound = _SEARCHED if end < 0 else end
+    bare = raw.find(b"\n\n", 0, bound)
+    return raw[: bound if bare < 0 else bare]
 
 
 def _drawn() -> str:
