@@ -206,3 +206,18 @@ def described(model: type[BaseModel]) -> dict[str, Any]:
 
     found: dict[str, Any] = whole(schema)
     return found
+
+
+def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """Return the members of a model as OpenAPI describes parameters of a query."""
+    schema = model.model_json_schema(by_alias=True)
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in schema.get("required", ()),
+            "schema": about,
+            **({"description": about["description"]} if "description" in about else {}),
+        }
+        for name, about in schema["properties"].items()
+    ]
