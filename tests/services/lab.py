@@ -121,7 +121,7 @@ def debian(prepare: str, folder: Path) -> Path:
     Made when there is none yet, or when packages, commands or pinned packages have changed.
     """
     demand_lab()
-    locks = sorted((CHECKOUT / "requirements").glob("*.lock"))
+    locks = [CHECKOUT / "requirements" / f"{name}.lock" for name in ("build", "runtime")]
     facts = [" ".join(_PACKAGES), _IN_ROOT, prepare, *(path.read_text() for path in locks)]
     key = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:12]
     made = CACHE / f"root-{key}"
