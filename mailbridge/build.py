@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from mailbridge import __version__
 from mailbridge.bounce_notes import BounceNotes
+from mailbridge.catalogue.base import Ids
 from mailbridge.config import Config, Mailbox, Webhook
 from mailbridge.dispatch import Dispatcher
 from mailbridge.forms import build_format, hidden, links_of
@@ -299,6 +300,15 @@ def build_source(
         "fetch_room": shared.room,
         "limits": BATCH,
         "now": utc_now,
+        "ids": Ids(
+            mailbox=name,
+            address=mailbox.address,
+            account=mailbox.account,
+            app=mailbox.app,
+            server=f"{fetch.server.host}:{fetch.server.port}",
+            login=f"mailbridge login {name}",
+            sign_in=mailbox.sign_in,
+        ),
     }
     if fetch.protocol == "pop3":
         return Pop3Source(**common)

@@ -101,6 +101,7 @@ def build_sending(  # noqa: PLR0913 - what the composition root has at hand
         mailbox=mailbox.address,
         token=sign_in.token,
         refresh=sign_in.force_refresh,
+        person=mailbox.sign_in != "application",
     )
     budget = Budget(
         per_minute=limits.per_minute, recipients_per_day=limits.recipients_per_day, now=now

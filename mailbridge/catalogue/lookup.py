@@ -102,6 +102,20 @@ def explain(
     return cause, filled(mends.of(language), ids, language)
 
 
+def named(code: str, fix: str, ids: Ids) -> str:
+    """Return an error's fix with the ids of its mailbox, where the catalogue wrote it.
+
+    What is not known outside of a diagnosis, as the object id, is left to that.
+    """
+    entry = CATALOGUE.get(code)
+    if entry is None or entry.own_fix or not fix:
+        return fix
+    _, told = explain(code, ids)
+    holes = any(unknown["en"] in told for unknown in _UNKNOWN.values() if "<" in unknown["en"])
+    rest = f" `mailbridge test-mailbox {ids.mailbox}` fills in the rest." if holes else ""
+    return f"{told}{rest}"
+
+
 def mends(code: str) -> str:
     """Return the fix of a code in English, for errors whose mailbox nobody knows yet."""
     return explain(code, Ids())[1]

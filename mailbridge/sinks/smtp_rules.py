@@ -141,12 +141,18 @@ _SCOPES: Final[dict[Phase, Scope]] = {
 }
 
 
-def judge(
-    reply: Reply, phase: Phase, *, mailbox: str = "", sender: str = "", account: str = ""
+def judge(  # noqa: PLR0913 - whose addresses go into the fix
+    reply: Reply,
+    phase: Phase,
+    *,
+    mailbox: str = "",
+    sender: str = "",
+    account: str = "",
+    person: bool = False,
 ) -> Judgement:
     """Return what a reply other than a success means; the addresses go into the fix.
 
-    ``account`` is who signed in, where that is a person who sends for the ``mailbox``.
+    ``account`` is who signed in: a ``person``, as anybody is who is not the ``mailbox`` itself.
     """
     said = f"{reply.code} {reply.text}"
     found = next((rule.judgement for rule in _RULES if rule.pattern.search(said)), None)
@@ -158,7 +164,7 @@ def judge(
     if phase in {"connect", "sign_in"} and found.weight == "rejected":
         # No mail was mentioned yet, so none can be to blame.
         found = replace(found, weight="deferred", person=True)
-    person = account.lower() not in {"", mailbox.lower()}
+    person = person or account.lower() not in {"", mailbox.lower()}
     ids = Ids(
         address=mailbox,
         account=account,

@@ -48,6 +48,8 @@ class Account:
     mailbox: str
     token: TokenSource = field(repr=False)
     refresh: Refresh = field(repr=False)
+    #: a person signs in, and not the app
+    person: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +102,8 @@ class SmtpSession:
     ) -> Self:
         wire = await Wire.open(server, patience)
         try:
-            await sign_in(wire, account.user, token, mailbox=account.mailbox)
+            person = account.person
+            await sign_in(wire, account.user, token, mailbox=account.mailbox, person=person)
         except BaseException:
             await wire.close()
             raise
@@ -188,18 +191,21 @@ class SmtpSession:
         return Submission(refused={**dict.fromkeys(taken, judgement), **refused})
 
     def _judge(self, reply: Reply, phase: Phase, envelope: Envelope) -> Judgement:
-        mailbox, account = self._account.mailbox, self._account.user
-        return judge(reply, phase, mailbox=mailbox, sender=envelope.sender, account=account)
+        own = self._account
+        known = {"mailbox": own.mailbox, "account": own.user, "sender": envelope.sender}
+        return judge(reply, phase, **known, person=own.person)
 
     async def close(self, *, politely: bool = True) -> None:
         """End the connection."""
         await self._wire.close(politely=politely)
 
 
-async def sign_in(wire: Wire, user: str, token: AccessToken, *, mailbox: str) -> None:
+async def sign_in(
+    wire: Wire, user: str, token: AccessToken, *, mailbox: str, person: bool = False
+) -> None:
     """Authenticate by XOAUTH2 in two lines: a long token on the AUTH line is cut by servers.
 
-    ``mailbox`` is what the fix of a refusal speaks of.
+    ``mailbox`` is what the fix of a refusal speaks of, and ``person`` whether one signs in.
     """
     if not wire.encrypted:
         raise Unavailable("sign in: the connection has no TLS", code="smtp.no_starttls")
@@ -218,4 +224,6 @@ async def sign_in(wire: Wire, user: str, token: AccessToken, *, mailbox: str) ->
         # It says why in JSON, and wants an empty line before it says no (RFC 7628, 3.2.3).
         reply = await wire.ask(b"", phase="sign_in")
     if reply.code != _AUTHENTICATED:
-        raise refusal(judge(reply, "sign_in", mailbox=mailbox, account=user), "sign in")
+        raise refusal(
+            judge(reply, "sign_in", mailbox=mailbox, account=user, person=person), "sign in"
+        )

@@ -14,7 +14,9 @@ from typing import Any, Final
 
 import structlog
 
-from mailbridge.errors import SessionOver, SignInRejected, Unavailable
+from mailbridge.catalogue.base import Ids
+from mailbridge.catalogue.lookup import named
+from mailbridge.errors import MailbridgeError, SessionOver, SignInRejected, Unavailable
 from mailbridge.model import AccessToken, TokenSource
 from mailbridge.sources.imap_connection import Connection, plain
 from mailbridge.sources.imap_driver import Driver, Run, session_end, share_of
@@ -68,6 +70,7 @@ class ImapSource:
         push: bool = False,
         parking: Parking | None = None,
         openings: Openings | None = None,
+        ids: Ids | None = None,
     ) -> None:
         if (after == "move") != bool(move_to):
             raise ValueError("`after: move` and the folder to move to belong together")
@@ -84,6 +87,8 @@ class ImapSource:
         self._parking = parking or Parking()
         self._openings = openings or Openings()
         self._place = (mailbox, self.folder)
+        #: what is filled into the fixes of errors
+        self._ids = ids or Ids(mailbox=mailbox, address=address)
         self._watch = Watch(
             mailbox=mailbox,
             folder=folder,
@@ -143,6 +148,8 @@ class ImapSource:
                     raise Unavailable(
                         f"the session was not open after {OPEN_WITHIN:.0f} s", code="imap.timeout"
                     ) from error
+                if isinstance(error, MailbridgeError):
+                    error.fix = named(error.code, error.fix, self._ids)
                 raise
         return driver
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import structlog
 
-from mailbridge.errors import SignInRejected
+from mailbridge.catalogue.base import Ids
+from mailbridge.catalogue.lookup import named
+from mailbridge.errors import MailbridgeError, SignInRejected
 from mailbridge.model import AccessToken, TokenSource
 from mailbridge.sources.imap_connection import plain
 from mailbridge.sources.imap_driver import session_end
@@ -57,10 +59,13 @@ class Pop3Source:
         after: Settling = "keep",
         limits: FetchLimits | None = None,
         fetch_room: AbstractAsyncContextManager[Any] | None = None,
+        ids: Ids | None = None,
     ) -> None:
         self.mailbox = mailbox
         self.folder = FOLDER
         self._address = plain("address", address)
+        #: what is filled into the fixes of errors
+        self._ids = ids or Ids(mailbox=mailbox, address=address)
         self._server = server
         self._token = token
         self._refresh = refresh
@@ -117,8 +122,10 @@ class Pop3Source:
         worked = self._worked_at is not None and self._now() - self._worked_at < TRUSTED
         try:
             await driver.call(driver.connection.start, self._address, token.value, worked)
-        except BaseException:
+        except BaseException as error:
             await driver.close(politely=False)
+            if isinstance(error, MailbridgeError):
+                error.fix = named(error.code, error.fix, self._ids)
             raise
         self._worked_at = self._now()
         return driver

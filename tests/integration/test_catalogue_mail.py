@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import pytest
 
-from mailbridge.build import utc_now
+from mailbridge.build import Shared, build_source, utc_now
 from mailbridge.catalogue.base import Ids, Language
 from mailbridge.catalogue.lookup import CATALOGUE, explain
 from mailbridge.config import Config, load
@@ -33,6 +33,7 @@ from mailbridge.diagnose.smtp import Letter
 from mailbridge.diagnose.steps import Diagnosis, Step
 from mailbridge.diagnose.words import told
 from mailbridge.errors import MailbridgeError
+from mailbridge.room import Room
 from mailbridge.sandbox.config_text import config_for
 from mailbridge.sandbox.tenant import Tenant
 from mailbridge.sign_in.base import SignIn
@@ -487,3 +488,36 @@ async def test_a_person_is_told_of_the_persons_permission(
 
 async def _nobody_reads() -> Told:
     return told("as_said", said="")
+
+
+@pytest.mark.parametrize("protocol", ["imap", "pop3"])
+@pytest.mark.parametrize("person", [True, False])
+async def test_the_daemons_own_fix_has_the_ids_that_it_knows(
+    bench: Bench, protocol: str, *, person: bool
+) -> None:
+    """What the log and `status` show can be copied, and is for whom it is that signs in."""
+    bench.tenant.revoke(bench.app, bench.box)
+    row = next(row for row in ROWS if row.mischief == "no_access" and row.protocol == protocol)
+    file = bench.home / "mailbridge.yaml"
+    file.write_text(bench.text(row))
+    config = load(file)
+    mailbox = config.mailboxes["alarm"]
+    sign_in = SignIns(config, grants=None, now=utc_now, run=run).of("alarm")
+    if person:
+        changed = {"sign_in": "delegated", "signed_in_as": "anna@feuerwehr.example"}
+        mailbox = mailbox.model_copy(update=changed)
+    source = build_source(
+        "alarm",
+        mailbox,
+        "INBOX",
+        sign_in=sign_in,
+        shared=Shared(run=run, room=Room(8, patience=1.0)),
+    )
+    with pytest.raises(MailbridgeError) as caught:
+        async with source.session():
+            pass
+
+    who = "anna@feuerwehr.example" if person else "<object id of the enterprise application>"
+    assert caught.value.code == row.code
+    assert f"Add-MailboxPermission -Identity {ADDRESS} -User {who}" in caught.value.fix
+    assert ("test-mailbox alarm` fills in the rest" in caught.value.fix) is not person
