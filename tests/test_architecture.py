@@ -23,7 +23,6 @@ LONG_FUNCTIONS = {
     "mailbridge/cli/probe.py:_send": "one request and all that is told about its answer",
     "mailbridge/config/load.py:config": "every section and every rule between them, in order",
     "mailbridge/dispatch.py:__init__": "what a dispatcher consists of; nothing is decided",
-    "mailbridge/http/sending.py:send_routes": "two routes, most of it their description",
 }
 LONG_MODULES = {
     "mailbridge/model.py": "the nouns, which everybody looks up in one place",

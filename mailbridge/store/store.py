@@ -28,7 +28,6 @@ from mailbridge.store import (
     counting,
     enqueue,
     handing,
-    incoming,
     lookup,
     outcomes,
     outgoing,
@@ -41,6 +40,7 @@ from mailbridge.store import (
     uidls,
 )
 from mailbridge.store.access import Access
+from mailbridge.store.bringing import Bringing
 from mailbridge.store.engine import Mode
 from mailbridge.store.files import this_process
 from mailbridge.store.grants import Grants
@@ -79,6 +79,7 @@ class Store:
         self.outages = Outages(self._run)
         self.probes = Probes(access, self._run)
         self.sends = Sends(access, now, self._background)
+        self._bringing = Bringing(access, now, self._background)
 
     @classmethod
     async def open(  # noqa: PLR0913 - settings, all by keyword
@@ -175,12 +176,7 @@ class Store:
         Raises ``StoreFull`` already while the disk is nearly full, so that what was accepted
         before can still be delivered and written down.
         """
-        now = micros(self._now())
-        return await self._access.admit(
-            lambda connection: incoming.accept(
-                connection, batch, address=address, settles=settles, now=now
-            )
-        )
+        return await self._bringing.accept(batch, address=address, settles=settles)
 
     async def unsettled(self, mailbox: str, folder: str, limit: int) -> Sequence[MessageRef]:
         """Return accepted messages that the server has not been told about, oldest first."""

@@ -69,6 +69,35 @@ async def codes(site: Site, recipient: str, count: int) -> list[int]:
 # --- to be sent
 
 
+async def test_mails_that_come_together_share_commits(tmp_path: Path) -> None:
+    """Many clients at once wait for few commits, whatever their mails are for; each has its own."""
+    async with relay_at(tmp_path) as site:
+        before = site.store.commits
+
+        async def bring(number: int, recipient: str) -> None:
+            mail = MAIL.replace(b"<1@scanner>", b"<%d@scanner>" % number)
+            async with site.talk() as talk:
+                await talk.reply()
+                await talk.say("EHLO me")
+                await talk.say("MAIL FROM:<scanner@fw.example>")
+                await talk.say(f"RCPT TO:<{recipient}>")
+                assert (await talk.say("DATA"))[:3] == "354"
+                ready.append(number)
+                async with asyncio.timeout(SECONDS):
+                    while len(ready) < 20:
+                        await asyncio.sleep(0.01)
+                await talk.raw(mail + b".\r\n")
+                assert (await talk.reply())[:3] == "250"
+
+        ready: list[int] = []
+        those = ["alarm@in.fw.example"] * 10 + ["chief@fw.example"] * 10
+        await asyncio.gather(*(bring(number, one) for number, one in enumerate(those)))
+        assert site.store.commits - before <= 9
+        routed, queued = await site.routed("other"), await site.queued()
+    assert len({one.event_id for one in routed}) == 10
+    assert len({one.event_id for one in queued}) == 10
+
+
 async def test_a_mail_is_queued_for_the_mailbox_of_its_sender(tmp_path: Path) -> None:
     """What a scanner sends waits in its mailbox's queue, to the envelope's recipients alone."""
     async with relay_at(tmp_path) as site:
