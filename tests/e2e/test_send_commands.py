@@ -152,7 +152,7 @@ async def test_sendmail_takes_what_cron_writes(sending: Site, tmp_path: Path) ->
     link.chmod(0o755)
     sending.environ["MAILBRIDGE_CONFIG"] = str(sending.config)
     program = (str(link),)
-    flags = ("-FCronDaemon", "-odi", "-oem", "-froot@web", "-bm")
+    flags: tuple[str, ...] = ("-FCronDaemon", "-odi", "-oem", "-froot@web", "-bm")
     async with sending.daemon():
         await up(tmp_path)
         code, out, err = await run(sending, *flags, "a@b.example", given=CRON, program=program)
