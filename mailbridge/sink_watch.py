@@ -103,11 +103,11 @@ class SinkWatch:
             self._failing = Failing(
                 since=health.failing_since, attempts=health.consecutive, reason=outcome.reason
             )
-            told = {"reason": outcome.reason, "attempts": health.consecutive}
+            about: dict[str, object] = {"reason": outcome.reason, "attempts": health.consecutive}
             if self._mailbox:
-                log.error(PARKED, mailbox=self._mailbox, code=outcome.code, **told)
+                log.error(PARKED, mailbox=self._mailbox, code=outcome.code, **about)
             else:
-                log.error(FAILING, sink=health.name, **told)
+                log.error(FAILING, sink=health.name, **about)
             self.news.append((self._fails(self._failing, outcome), self._failing))
 
     def _fails(self, failing: Failing, outcome: Deferred) -> Notice:
