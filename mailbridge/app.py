@@ -43,7 +43,8 @@ from mailbridge.operate import Operator
 from mailbridge.probe_judging import Surroundings
 from mailbridge.probing import Probing
 from mailbridge.relaying import Relaying
-from mailbridge.running import Reload, Running, take_again
+from mailbridge.reloading import Reload, take_again
+from mailbridge.running import Running
 from mailbridge.schedule import Schedule
 from mailbridge.service import Service
 from mailbridge.serving import serving

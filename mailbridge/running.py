@@ -20,8 +20,9 @@ import structlog
 
 from mailbridge.build import Builder, Daemon, build_sink
 from mailbridge.config import Config
+from mailbridge.config.difference import differences
 from mailbridge.dispatch import Dispatcher
-from mailbridge.errors import MailbridgeError, StoreRefused, first_of
+from mailbridge.errors import StoreRefused, first_of
 from mailbridge.forms import links_of
 from mailbridge.health import FolderHealth
 from mailbridge.intake import Intake
@@ -49,6 +50,8 @@ class Changes:
     probes: frozenset[str] = frozenset()
     #: what only a start of the process can change
     at_restart: tuple[str, ...] = ()
+    #: the keys that are in force now and say something else than before; see ``differences``
+    keys: str = ""
 
     def __str__(self) -> str:
         """One line for the log and for systemd's status."""
@@ -64,7 +67,7 @@ class Changes:
             )
             if names
         ]
-        return "; ".join(parts) or "nothing"
+        return "; ".join(parts) or self.keys or "nothing"
 
 
 def changes(old: Config, new: Config) -> Changes:
@@ -93,6 +96,7 @@ def changes(old: Config, new: Config) -> Changes:
             {name: box.probe for name, box in new.mailboxes.items() if box.probe},
         ),
         at_restart=tuple(at_restart),
+        keys=differences(old, _in_force(old, new)),
     )
 
 
@@ -319,32 +323,3 @@ async def _keep_dispatching(dispatcher: Dispatcher, stop: asyncio.Event) -> None
         except* Exception as errors:
             log.exception("dispatch.bug", sink=dispatcher.name, exc_info=errors)
             await asyncio.sleep(1.0)
-
-
-@dataclass(slots=True, kw_only=True)
-class Reload:
-    """How the daemon is told to read its configuration again, and how that is done.
-
-    ``asked`` is set by SIGHUP; ``load`` blocks, and raises ``ConfigError`` with every problem.
-    """
-
-    asked: asyncio.Event
-    load: Callable[[], Config]
-
-
-async def take_again(running: Running, load: Callable[[], Config]) -> str:
-    """Read the configuration again and take it; returns what to tell the service manager.
-
-    A broken one is refused with its reasons in the log, and the old one stays in force.
-    """
-    try:
-        config = await asyncio.to_thread(load)
-        found = await running.apply(config)
-    except MailbridgeError as error:
-        log.error("config.refused", error=str(error), code=error.code)  # noqa: TRY400 - no bug
-        return f"reload refused, the former configuration is in force: {error}"
-    for section in found.at_restart:
-        log.warning("config.needs_restart", section=section)
-    later = f"; at the next start: {', '.join(found.at_restart)}" if found.at_restart else ""
-    log.info("config.reloaded", changed=str(found) + later)
-    return f"reloaded, changed: {found}{later}"

@@ -74,7 +74,7 @@ def run(ctx: typer.Context) -> None:
 
     async def main() -> None:
         from mailbridge.app import serve
-        from mailbridge.running import Reload
+        from mailbridge.reloading import Reload
 
         stop, again = asyncio.Event(), asyncio.Event()
         stop_on_signals(stop)

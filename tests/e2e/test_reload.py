@@ -61,6 +61,10 @@ async def test_a_reload_changes_what_changed_and_only_that(site: Site) -> None:
     assert [hook["name"] for hook in last["webhooks"]] == ["receiver"]
     reloads = [line for line in site.log if line["event"] == "config.reloaded"]
     assert [line["changed"] for line in reloads] == ["mailboxes office; webhooks second"] * 2
+    assert [line["keys"] for line in reloads] == [
+        "+mailboxes.office +webhooks.second",
+        "-mailboxes.office -webhooks.second",
+    ]
     assert boxes(before)["alarm"]["logins"] == boxes(last)["alarm"]["logins"] == 1
 
 

@@ -14,7 +14,7 @@ from mailbridge.build import Daemon
 from mailbridge.config import load
 from mailbridge.model import Outgoing
 from mailbridge.operate import status
-from mailbridge.running import Reload
+from mailbridge.reloading import Reload
 from mailbridge.sandbox.config_text import config_for, new_signing_secret
 from mailbridge.sandbox.receiver import Receiver
 from mailbridge.sandbox.tenant import Tenant
