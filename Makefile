@@ -10,7 +10,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint check format lock crash-test kill-test power-cut disk-full \
-    refresh-test send-test delivery-test network-test soak bench bench-push bench-routes bench-parse corpus-test dist docs clean servers runtime dev
+    refresh-test send-test delivery-test service-test network-test soak bench bench-push bench-routes bench-parse corpus-test dist docs clean servers runtime dev
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-19s%s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ refresh-test: dev servers ## kill -9 at each step of a refresh: tried / lost / l
 
 send-test: dev servers ## kill -9 at each step of a submission: tried / lost / doubled
 	@$(BIN)/python -m tests.campaigns.sending $(ARGS)
+
+service-test: dev servers ## the unit under a booted systemd, the image built and run; as root
+	@$(BIN)/pytest -q -n 2 --dist loadfile tests/services $(ARGS)
 
 network-test: dev servers ## break the network in every way, compare what arrives
 	@$(BIN)/python -m tests.campaigns.network $(ARGS)
