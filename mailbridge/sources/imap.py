@@ -99,6 +99,7 @@ class ImapSource:
             fetch_room=fetch_room or nullcontext(),
             now=now,
             suspects=Suspects(),
+            begun=now(),
         )
 
         #: the token whose end the server announced

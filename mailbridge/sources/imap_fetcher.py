@@ -66,6 +66,8 @@ class Watch:
     fetch_room: AbstractAsyncContextManager[Any]
     now: Callable[[], datetime]
     suspects: Suspects
+    #: when the watch began, however long it took until the mailbox could be seen
+    begun: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,8 @@ COMMAND_LINE: Final = 8000
 UNKNOWN_SIZE: Final = 256 * 1024
 #: how far back before the watch began mail may be dated and still be delivered
 GRACE: Final = timedelta(minutes=10)
+#: messages, the newest ones, that are looked at for when they came before the first look
+RECENT: Final = 200
 #: two INTERNALDATEs of one message differ by no more than this
 SAME_TIME: Final = timedelta(seconds=2)
 FIRST_GAP_WAIT: Final = timedelta(minutes=1)
@@ -276,6 +278,11 @@ def wanted_again(head: Head, checkpoint: Checkpoint) -> bool:
     since = checkpoint.since
     # SEARCH SINCE compares the date in the server's own zone, which nobody tells: be generous.
     return since is not None and head.received_at.date() >= since - timedelta(days=1)
+
+
+def came_after(received_at: datetime | None, moment: datetime) -> bool:
+    """Whether a message surely came after a moment; servers tell whole seconds, rounded down."""
+    return received_at is not None and received_at > moment
 
 
 def as_utc(moment: object) -> datetime | None:

@@ -24,7 +24,15 @@ from mailbridge.sources.imap_driver import Driver
 from mailbridge.sources.imap_errors import Refused
 from mailbridge.sources.imap_fetcher import FATAL, Fetcher, Watch
 from mailbridge.sources.imap_lookout import Lookout
-from mailbridge.sources.imap_plan import COMMAND_LINE, Head, Recognition, wanted_again, windows
+from mailbridge.sources.imap_plan import (
+    COMMAND_LINE,
+    RECENT,
+    Head,
+    Recognition,
+    came_after,
+    wanted_again,
+    windows,
+)
 from mailbridge.sources.imap_settle import Settler
 
 log = structlog.get_logger(__name__)
@@ -77,11 +85,14 @@ class ImapSession:
     async def _baseline(self) -> Checkpoint:
         """Draw the line between what lay there and what is new.
 
-        It is UIDNEXT of the SELECT, so that mail which came after it counts as new.
+        It is UIDNEXT of the SELECT, so that mail which came after it counts as new; for
+        ``start: new``, what came since the watch began does so too.
         """
         watch, server = self._watch, self._server
         uidnext = server.uidnext
         last = uidnext - 1 if uidnext else await self._call(server.last_uid)
+        if watch.start == "new" and last:
+            last = await self._before_the_watch(last)
         baseline = 0 if watch.start == "all" else last
         return Checkpoint(
             mailbox=watch.mailbox,
@@ -92,6 +103,22 @@ class ImapSession:
             since=watch.start if isinstance(watch.start, date) else None,
             watching_since=watch.now(),
         )
+
+    async def _before_the_watch(self, last: int) -> int:
+        """Return the last UID that lay there when the watch began.
+
+        The first look may come long after: a permission that is missing takes up to an hour to
+        work. What arrives meanwhile is what the watch was begun for.
+        """
+        # SEARCH SINCE goes by the day, in a zone that the server tells nobody: be generous.
+        day = self._watch.begun.date() - timedelta(days=1)
+        listed = await self._call(self._server.uids, 1, last, day)
+        recent = listed[-RECENT:]
+        heads = await self._call(self._server.heads, recent) if recent else {}
+        came = [
+            uid for uid, head in heads.items() if came_after(head.received_at, self._watch.begun)
+        ]
+        return min(came, default=last + 1) - 1
 
     async def _beyond(self, checkpoint: Checkpoint) -> AsyncGenerator[Batch, None]:
         uids = await self._lookout.beyond(checkpoint.uid)

@@ -81,6 +81,7 @@ class Pop3Source:
             fetch_room=fetch_room or nullcontext(),
             now=now,
             suspects=Suspects(),
+            begun=now(),
         )
 
     @asynccontextmanager

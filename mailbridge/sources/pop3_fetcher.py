@@ -56,6 +56,8 @@ class Watch:
     fetch_room: AbstractAsyncContextManager[Any]
     now: Callable[[], datetime]
     suspects: Suspects
+    #: when the watch began, however long it took until the mailbox could be seen
+    begun: datetime
 
     def ref(self, uidl: str) -> MessageRef:
         """Return the place of a UIDL."""

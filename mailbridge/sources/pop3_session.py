@@ -23,7 +23,7 @@ import structlog
 
 from mailbridge.model import Batch, Checkpoint, MessageRef
 from mailbridge.sources.base import Known, Memory
-from mailbridge.sources.imap_plan import SAME_TIME
+from mailbridge.sources.imap_plan import RECENT, SAME_TIME, came_after
 from mailbridge.sources.pop3_driver import Driver
 from mailbridge.sources.pop3_fetcher import FOLDER, Fetcher, Watch
 from mailbridge.sources.pop3_plan import IMAP_APART, Listing, Recognition, came_since, wanted
@@ -111,7 +111,12 @@ class Pop3Session:
     async def _unwanted(self, unseen: Sequence[str], listing: Listing) -> tuple[str, ...]:
         start = self._watch.start
         if start == "new":
-            return tuple(unseen)
+            # The first look may come long after the watch began; see ``ImapSession``.
+            recent = sorted(unseen, key=listing.first)[-RECENT:]
+            heads = await Fetcher(self._watch, self._driver, listing).heads(recent)
+            begun = self._watch.begun
+            came = {uidl for uidl in recent if came_after(heads[uidl].received_at, begun)}
+            return tuple(uidl for uidl in unseen if uidl not in came)
         if start == "all":
             return ()
         heads = await Fetcher(self._watch, self._driver, listing).heads(unseen)

@@ -117,6 +117,21 @@ async def test_a_new_watch_leaves_what_lies_there(
     assert await rig.left() == [1, 2, 3]
 
 
+async def test_mail_that_came_before_the_first_look_could_be_had_is_new(
+    rig: Rig, pool: ThreadPoolExecutor, desk: Desk
+) -> None:
+    """`start: new` means new since the watch began, though the mailbox could not be seen then."""
+    now = datetime.now(UTC)
+    await rig.deliver(mail(1, received=now - timedelta(hours=1)))
+    source = source_for(rig, pool, start="new")
+    await rig.deliver(mail(2, received=now + timedelta(minutes=1)))
+
+    await desk.look(source)
+
+    assert desk.numbers == [2]
+    assert len(desk.batches[0].before) == 1
+
+
 async def test_an_empty_mailbox_gets_its_checkpoint(
     rig: Rig, pool: ThreadPoolExecutor, desk: Desk
 ) -> None:

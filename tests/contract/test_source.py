@@ -55,6 +55,24 @@ async def test_a_new_watch_leaves_what_lies_there(rig: Rig, pool: ThreadPoolExec
     assert ledger.checkpoint.baseline_uid == 1
 
 
+async def test_mail_that_came_before_the_first_look_could_be_had_is_new(
+    rig: Rig, pool: ThreadPoolExecutor
+) -> None:
+    """`start: new` means new since the watch began, though the mailbox could not be seen then."""
+    await rig.deliver(mail(1), received_at=datetime.now(UTC) - timedelta(hours=1))
+    source = source_for(rig, pool, start="new")
+    for number in (2, 3):
+        await rig.deliver(mail(number), received_at=datetime.now(UTC) + timedelta(seconds=9))
+    ledger = Ledger()
+
+    await ledger.look(source)
+    await ledger.look(source)
+
+    assert ledger.numbers == [2, 3]
+    assert ledger.checkpoint is not None
+    assert ledger.checkpoint.baseline_uid == 1
+
+
 async def test_mail_that_comes_while_the_watch_begins_is_new(
     rig: Rig, pool: ThreadPoolExecutor
 ) -> None:

@@ -238,7 +238,8 @@ def test_no_template_runs_on_or_grows_without_end(source: str) -> None:
     began = time.thread_time()
     with pytest.raises((TemplateFault, TemplateFailed)) as caught:
         rendered(source)
-    assert time.thread_time() - began < 3 * SECONDS
+    # Without an end it would be hours; a busy machine makes CPU time dear, too.
+    assert time.thread_time() - began < 30 * SECONDS
     assert "Ort" not in str(caught.value)
 
 
