@@ -8,9 +8,10 @@ import tempfile
 from collections.abc import Generator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+import structlog
 
 from tests.servers.postgres import Postgres, running_postgres
 
@@ -48,6 +49,21 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     if isinstance(folder, Path):
         for reserve in folder.rglob("*.reserve"):
             reserve.unlink(missing_ok=True)
+
+
+@pytest.fixture(autouse=True)
+def _logging_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a command that runs in this process set up logging for its own test alone."""
+    configure = structlog.configure
+
+    def uncached(**settings: Any) -> None:
+        # A logger that has been used would else keep what one test has set up.
+        configure(**(settings | {"cache_logger_on_first_use": False}))
+
+    monkeypatch.setattr(structlog, "configure", uncached)
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
 
 
 class Clock:

@@ -49,11 +49,16 @@ PARKED: Final = 900.0
 #: bytes from which on a mail is brought into form in a thread
 _LARGE: Final = 64 * 1024
 _TAKEN: Final = 250
+_NO_LONGER: Final = "the mailbox was paused, and is so no longer"
 _UNNOTED: Final = "the server's answer could not be noted; the mail is in doubt"
 
 
 class _UsedUpError(Exception):
     """The budget has no room for this submission now."""
+
+
+class _PausedError(Exception):
+    """While this one waited for its connection, another one was told that nothing goes out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +105,15 @@ class SmtpSink:
         )
         self._now = now
         self._most = RECIPIENTS
-        self._pool = Pool(opener, most=connections, now=now)
+        #: how often somebody said that it is mended; what was refused before says nothing then
+        self._mended = 0
+
+        async def open_unless_paused() -> SmtpSession:
+            if self._paused():
+                raise _PausedError
+            return await opener()
+
+        self._pool = Pool(open_unless_paused, most=connections, now=now)
 
     def render(self, deliveries: Sequence[Delivery]) -> Sequence[Rendered]:
         """See ``Sink``: the bytes were fixed when the mail was accepted."""
@@ -115,6 +128,7 @@ class SmtpSink:
 
     def resume(self) -> None:
         """Forget the pause; the next mail is tried."""
+        self._mended += 1
         self.pause = None
 
     async def close(self) -> None:
@@ -165,14 +179,17 @@ class SmtpSink:
         form = wire_form(raw) if len(raw) < _LARGE else await asyncio.to_thread(wire_form, raw)
         known = {one.address: one for one in send.recipients}
         waits: list[Judgement] = []
+        mended = self._mended
         for group in _groups(send.open, self._most):
             try:
                 done = await self._submitted(delivery, send, form, group)
             except _UsedUpError:
                 return self._used_up(len(group))
+            except _PausedError:
+                return self._paused() or Deferred(reason=_NO_LONGER, unasked=True)
             except MailbridgeError as error:
-                return self._failed(error)
-            self._learn(done)
+                return self._failed(error, mended)
+            self._learn(done, mended)
             settled = [_settled(one, done) for one in group]
             if not await noted(self._store, delivery, settled):
                 return Deferred(reason=_UNNOTED, retry_after=LOOKS[0], exactly=True)
@@ -205,19 +222,19 @@ class SmtpSink:
             finally:
                 self._budget.end()
 
-    def _learn(self, done: Submission) -> None:
+    def _learn(self, done: Submission, mended: int) -> None:
         """Draw consequences for the mails behind this one."""
         for one in done.refused.values():
             if one.code == "smtp.too_many_recipients":
                 self._most = max(1, len(done.taken) or self._most // 2)
             if one.weight == "deferred" and one.scope in {"mailbox", "server"}:
                 usual = PARKED if one.person else 0.0
-                self._pause(one, one.retry_after or usual)
+                self._pause(one, one.retry_after or usual, mended)
                 return
         if done.taken:
             self.pause = None
 
-    def _failed(self, error: MailbridgeError) -> Deferred:
+    def _failed(self, error: MailbridgeError, mended: int) -> Deferred:
         """Return the outcome of a connection that failed; a person's task parks the mailbox."""
         reason = str(error)
         if isinstance(error, Undecided):
@@ -226,9 +243,9 @@ class SmtpSink:
             # What the store does not let us do says nothing about the server.
             return Deferred(reason=reason, sink_fault=False)
         if isinstance(error, PermanentError):
-            self._pause(error, PARKED)
+            self._pause(error, PARKED, mended)
         elif isinstance(error, Throttled):
-            self._pause(error, error.retry_after)
+            self._pause(error, error.retry_after, mended)
         else:
             return Deferred(reason=reason, code=error.code, fix=error.fix)
         return self._paused() or Deferred(reason=reason, code=error.code, fix=error.fix)
@@ -243,8 +260,8 @@ class SmtpSink:
             pauses=self._budget.wait(1) > 0,
         )
 
-    def _pause(self, why: Judgement | MailbridgeError, seconds: float) -> None:
-        if not seconds:
+    def _pause(self, why: Judgement | MailbridgeError, seconds: float, mended: int) -> None:
+        if not seconds or mended != self._mended:
             return
         if isinstance(why, Judgement):
             reason, person = why.reason, why.person

@@ -169,7 +169,8 @@ def _pause(text: str) -> float:
 
 def no_xoauth2(refused: Refused) -> MailbridgeError:
     """Return what it means that ``AUTH XOAUTH2`` was refused before any credential was sent."""
-    if refused.transient or refused.code != "pop3.refused":
+    # Where TLS is on already, not to know the command and to find it out of place are the same.
+    if refused.transient or refused.code not in {"pop3.refused", "pop3.wrong_state"}:
         return refused
     return SignInRejected(
         f"the server does not take XOAUTH2 here: {refused}",
