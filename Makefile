@@ -19,7 +19,7 @@ demo: runtime ## the main job on a sandbox tenant, SQLite and a built-in receive
 	@$(BIN)/mailbridge demo $(ARGS)
 
 test: dev servers ## install real servers when missing, run the whole suite against them
-	@$(BIN)/pytest -q -n auto --dist loadfile $(ARGS)
+	@$(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: dev ## style, types and the arrows between modules
 	$(BIN)/ruff check .

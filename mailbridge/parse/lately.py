@@ -17,7 +17,7 @@ from mailbridge.parse.message import parse
 from mailbridge.parse.parsed import ParsedMessage
 
 #: bytes of mails whose parsed form is kept
-ROOM: Final = 16 * 1024 * 1024
+ROOM: Final = 8 * 1024 * 1024
 #: seconds after which a mail is no longer expected: held, dropped, or behind a long queue
 PATIENCE: Final = 30.0
 #: what a parsed message takes beside its texts and attachments, about

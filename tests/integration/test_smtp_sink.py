@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mailbridge.errors import Unavailable
+from mailbridge.errors import SignInRejected, Unavailable
 from mailbridge.model import (
     Deferred,
     Delivered,
@@ -213,6 +213,35 @@ async def test_what_is_not_the_mails_fault_parks_the_mailbox(office: Office) -> 
     office.tenant.faults.clear()
     office.sink.resume()
     assert isinstance(await office.deliver(), Delivered)
+
+
+async def test_mails_that_wait_for_a_connection_hear_of_a_refusal(office: Office) -> None:
+    """With one connection the server refuses once, however many mails were about to be sent."""
+    office.tenant.faults.add("smtp.auth_disabled_mailbox")
+    sink = office.made(connections=1)
+    rendered = sink.render([office.mail(OTHER).delivery for _ in range(4)])
+    outcomes = await asyncio.gather(*(sink.deliver(one, attempt=1) for one in rendered))
+    assert all(isinstance(one, Deferred) for one in outcomes)
+    assert office.tenant.faults.fired["smtp.auth_disabled_mailbox"] == 1
+
+
+async def test_a_refusal_from_before_the_mending_parks_nothing(office: Office) -> None:
+    """What the server said before somebody mended it must not hold the mails up for 15 minutes."""
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def refused() -> SmtpSession:
+        asked.set()
+        await may_answer.wait()
+        raise SignInRejected("switched off", code="smtp.auth_disabled_mailbox")
+
+    sink = office.made(opener=refused)
+    [rendered] = sink.render([office.books.delivery])
+    sending = asyncio.create_task(sink.deliver(rendered, attempt=1))
+    await asked.wait()
+    sink.resume()
+    may_answer.set()
+    assert isinstance(await sending, Deferred)
+    assert sink.pausing is None
 
 
 @pytest.mark.parametrize("fault", ["smtp.thread_limit", "smtp.rate_limited", "smtp.server_busy"])
