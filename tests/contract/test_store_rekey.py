@@ -41,7 +41,7 @@ from tests.contract.mails import accept
 from tests.servers.postgres import Postgres
 
 #: kills of each database; each at another moment of changing keys to and fro
-KILLS = 20
+KILLS = 8
 #: grants that are encrypted anew each time
 MANY = 60
 #: what is not secret, and is found: so the search would find a secret too
