@@ -51,7 +51,8 @@ class Lately:
         size = len(raw) + _FRAME
         digest = hashlib.sha256(raw).hexdigest()
         with self._lock:
-            if digest not in self._waiting and self._make_room(size):
+            kept = digest in self._waiting or digest in self._asked
+            if not kept and self._make_room(size):
                 self._free -= size
                 self._waiting[digest] = _Kept(message, size, self._now())
         return message

@@ -83,3 +83,17 @@ def test_mails_that_nobody_asks_for_give_way_after_a_while(parsed: list[bytes]) 
     parsed.clear()
     lately.again(mail(7), digest(mail(7)))
     assert parsed == []
+
+
+def test_the_same_bytes_again_and_again_cost_no_room(parsed: list[bytes]) -> None:
+    """One mail in many mailboxes leaves as much room for the others as it takes itself."""
+    lately = Lately(room=10_000)
+    for _ in range(10):
+        lately.parse(mail(1))
+        lately.again(mail(1), digest(mail(1)))
+    for number in (2, 3):
+        lately.parse(mail(number))
+    parsed.clear()
+    for number in (2, 3):
+        lately.again(mail(number), digest(mail(number)))
+    assert parsed == []
